@@ -1,0 +1,354 @@
+//! From bytes to packets to the rule that knows what to do with them.
+
+use crate::{
+    clock::Now,
+    ids::ConnId,
+    mqtt::{
+        Ack, ConnAck, Connect, DecodeError, Disconnect, Header, Packet, PacketType, Properties,
+        ProtocolVersion, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, decode, parse_header,
+    },
+    session::{
+        CloseReason, Refusal,
+        handle_connect::{self, Admission, Rejection},
+        handle_subscribe,
+    },
+};
+
+use super::{Broker, Deadline, SEEN_WAIT, StoreState, connections::Phase};
+
+/// What an HTTP request begins with; a browser or a scanner that found the port.
+const HTTP_METHODS: [&[u8]; 5] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS "];
+/// The first byte of a TLS handshake record. [RFC 8446 §5.1]
+const TLS_HANDSHAKE: u8 = 0x16;
+
+impl Broker {
+    /// Takes the bytes that arrived on `conn`, in any portions; connections that are over ignore them.
+    ///
+    /// Only the beginning of an unfinished packet is kept, and never more of it than has arrived.
+    pub fn handle_bytes(&mut self, conn: ConnId, bytes: &[u8], now: Now) {
+        let rest = self.finish_partial(conn, bytes, now);
+        let rest = self.handle_frames(conn, rest, now);
+        self.keep_partial(conn, rest, now);
+        self.check_invariants();
+    }
+
+    /// Completes the packet that was begun earlier, if there is one, and returns the bytes behind it.
+    fn finish_partial<'b>(&mut self, conn: ConnId, mut bytes: &'b [u8], now: Now) -> &'b [u8] {
+        let Some(connection) = self.connections.get_mut(conn) else { return &[] };
+        if connection.partial.is_empty() {
+            return bytes;
+        }
+        let mut frame = std::mem::take(&mut connection.partial);
+        loop {
+            let missing = match self.check_header(conn, &frame) {
+                Ok(Some(header)) if header.frame_bytes() == frame.len() => {
+                    self.deadlines.cancel(Deadline::Packet(conn));
+                    if self.must_wait(conn, header, now) {
+                        frame.extend_from_slice(bytes);
+                        break;
+                    }
+                    self.handle_frame(conn, header, &frame, now);
+                    return bytes;
+                }
+                Ok(Some(header)) => header.frame_bytes() - frame.len(),
+                Ok(None) => 1,
+                Err(reason) => {
+                    self.close(conn, reason, now);
+                    return &[];
+                }
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            let (more, rest) = bytes.split_at(missing.min(bytes.len()));
+            frame.extend_from_slice(more);
+            bytes = rest;
+        }
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.partial = frame;
+        }
+        &[]
+    }
+
+    /// Handles the whole packets at the front of `bytes` and returns what is behind them.
+    fn handle_frames<'b>(&mut self, conn: ConnId, mut bytes: &'b [u8], now: Now) -> &'b [u8] {
+        while !bytes.is_empty() && self.takes_packets(conn) {
+            match self.check_header(conn, bytes) {
+                Ok(Some(header)) if header.frame_bytes() <= bytes.len() => {
+                    if self.must_wait(conn, header, now) {
+                        return bytes;
+                    }
+                    let (frame, rest) = bytes.split_at(header.frame_bytes());
+                    self.handle_frame(conn, header, frame, now);
+                    bytes = rest;
+                }
+                Ok(_) => return bytes,
+                Err(reason) => self.close(conn, reason, now),
+            }
+        }
+        bytes
+    }
+
+    fn keep_partial(&mut self, conn: ConnId, rest: &[u8], now: Now) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if rest.is_empty() || matches!(connection.phase, Phase::Closing) {
+            return;
+        }
+        connection.partial = rest.to_vec();
+        // The deadline of CONNECT covers its own bytes.
+        if matches!(connection.phase, Phase::Active(_)) {
+            self.deadlines.arm_if_idle(Deadline::Packet(conn), now.mono + self.limits.packet_timeout());
+        }
+    }
+
+    fn takes_packets(&self, conn: ConnId) -> bool {
+        self.connections.get(conn).is_some_and(|c| !matches!(c.phase, Phase::Waiting | Phase::Closing))
+    }
+
+    /// Reads the header at the front of `bytes` and refuses what can be refused from it alone.
+    fn check_header(&self, conn: ConnId, bytes: &[u8]) -> Result<Option<Header>, CloseReason> {
+        let session = self.connections.session(conn);
+        let version = session.map_or(ProtocolVersion::V5, |session| session.version);
+        let header = match parse_header(bytes, version) {
+            Ok(header) => header,
+            Err(_) if session.is_none() && bytes[0] == TLS_HANDSHAKE => {
+                return Err(CloseReason::TlsOnPlainListener);
+            }
+            Err(_) if session.is_none() && is_http(bytes) => return Err(CloseReason::HttpOnMqttListener),
+            Err(error) => return Err(CloseReason::Malformed(error)),
+        };
+        let Some(header) = header else { return Ok(None) };
+        let bytes_max = match session {
+            Some(_) => self.limits.packet_bytes,
+            None if is_http(bytes) => return Err(CloseReason::HttpOnMqttListener),
+            None if header.packet_type != PacketType::Connect => {
+                return Err(CloseReason::FirstPacketNotConnect(header.packet_type));
+            }
+            None => self.limits.connect_bytes,
+        };
+        if session.is_some() && header.packet_type == PacketType::Connect {
+            return Err(CloseReason::SecondConnect);
+        }
+        if !header.packet_type.exists_in(version) {
+            return Err(CloseReason::UnexpectedPacket(header.packet_type));
+        }
+        if header.frame_bytes() > bytes_max as usize {
+            return Err(CloseReason::PacketTooLarge);
+        }
+        Ok(Some(header))
+    }
+
+    /// Whether this CONNECT is put off because its address guessed too much; its bytes are kept until then.
+    fn must_wait(&mut self, conn: ConnId, header: Header, now: Now) -> bool {
+        let Some(connection) = self.connections.get_mut(conn) else { return false };
+        if header.packet_type != PacketType::Connect || !matches!(connection.phase, Phase::AwaitingConnect) {
+            return false;
+        }
+        let wait = self.refusals.wait(connection.address, now.mono, &self.limits);
+        if wait.is_zero() {
+            return false;
+        }
+        connection.phase = Phase::Waiting;
+        self.deadlines.arm(Deadline::Wait(conn), now.mono + wait);
+        true
+    }
+
+    fn handle_frame(&mut self, conn: ConnId, header: Header, frame: &[u8], now: Now) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.last_packet = now.mono;
+        let version = match &connection.phase {
+            Phase::Active(session) => session.version,
+            _ => ProtocolVersion::V5,
+        };
+        let body = &frame[header.header_bytes..];
+        match decode(header, body, version) {
+            Ok(packet) => self.handle_packet(conn, packet, now),
+            Err(error) => self.on_malformed(conn, header, body, error, now),
+        }
+    }
+
+    fn handle_packet(&mut self, conn: ConnId, packet: Packet<'_>, now: Now) {
+        let kind = match packet {
+            Packet::Connect(connect) => return self.on_connect(conn, &connect, now),
+            Packet::Publish(publish) => return self.on_publish(conn, &publish, now),
+            Packet::Subscribe(subscribe) => return self.on_subscribe(conn, &subscribe, now),
+            Packet::Unsubscribe(unsubscribe) => return self.on_unsubscribe(conn, &unsubscribe, now),
+            Packet::PingReq => return self.reply(conn, &Packet::PingResp, now),
+            Packet::Disconnect(disconnect) => return self.on_disconnect(conn, &disconnect, now),
+            // Nothing is delivered to clients yet, so there is nothing that these could answer; before version 5
+            // an answer to nothing was common and is harmless.
+            Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_) => return,
+            Packet::PubRel(ack) => {
+                let (reason, properties) = (ReasonCode::PacketIdentifierNotFound, Properties::EMPTY);
+                return self.reply(
+                    conn,
+                    &Packet::PubComp(Ack { packet_id: ack.packet_id, reason, properties }),
+                    now,
+                );
+            }
+            Packet::Auth(_) => PacketType::Auth,
+            Packet::ConnAck(_) => PacketType::ConnAck,
+            Packet::SubAck(_) => PacketType::SubAck,
+            Packet::UnsubAck(_) => PacketType::UnsubAck,
+            Packet::PingResp => PacketType::PingResp,
+        };
+        self.close(conn, CloseReason::UnexpectedPacket(kind), now);
+    }
+
+    /// A CONNECT of version 5, or of a level nobody speaks, is told why; everything else is closed.
+    fn on_malformed(&mut self, conn: ConnId, header: Header, body: &[u8], error: DecodeError, now: Now) {
+        if let DecodeError::UnsupportedProtocolLevel(level) = error {
+            let version =
+                if (6..0x80).contains(&level) { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
+            return self.refuse(conn, Refusal::ProtocolLevel(level), version, now);
+        }
+        if header.packet_type == PacketType::Connect && body.starts_with(b"\0\x04MQTT\x05") {
+            self.send_connack(conn, error.reason_code(), ProtocolVersion::V5, Properties::EMPTY);
+        }
+        self.close(conn, CloseReason::Malformed(error), now);
+    }
+
+    fn on_connect(&mut self, conn: ConnId, connect: &Connect<'_>, now: Now) {
+        match self.judge_connect(conn, connect) {
+            Ok(admission) => self.let_in(conn, admission, now),
+            Err(Rejection::Close(reason)) => self.close(conn, reason, now),
+            Err(Rejection::Refuse(refusal)) => {
+                if refusal.may_be_a_guess()
+                    && let Some(connection) = self.connections.get(conn)
+                {
+                    self.refusals.note(connection.address, now.mono, &self.limits);
+                }
+                self.refuse(conn, refusal, connect.version, now);
+            }
+        }
+    }
+
+    fn judge_connect(&mut self, conn: ConnId, connect: &Connect<'_>) -> Result<Admission, Rejection> {
+        handle_connect::check_terms(connect, &self.limits)?;
+        let token = handle_connect::token(connect)?;
+        let device = self.devices.authenticate(token).ok_or(Refusal::UnknownToken)?;
+        if self.store == StoreState::Failed {
+            return Err(Refusal::StoreUnavailable.into());
+        }
+        self.assigned_ids += 1;
+        let assigned = || assigned_client_id(self.seed, self.assigned_ids, conn);
+        handle_connect::admit(connect, device, assigned, &self.limits)
+    }
+
+    fn let_in(&mut self, conn: ConnId, admission: Admission, now: Now) {
+        let session = &admission.session;
+        let (device, version, bytes_max) = (session.device, session.version, session.answer_bytes_max);
+        let (silence_max, name) = (session.silence_max, session.name.clone());
+        self.make_way(&admission, now);
+        self.forget_waiting(conn);
+        self.deadlines.cancel(Deadline::Connect(conn));
+        self.deadlines.arm(Deadline::Silence(conn), now.mono + silence_max);
+        self.devices.add_connection(device, conn);
+        self.devices.note_seen(device, now.wall);
+        self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
+        let properties = admission.connack_properties(&self.limits);
+        if let Some(connection) = self.connections.get_mut(conn) {
+            log::debug!("{conn:?} from {} is {name}", connection.address);
+            connection.phase = Phase::Active(Box::new(admission.session));
+        }
+        let properties = properties.as_properties();
+        let connack =
+            Packet::ConnAck(ConnAck { session_present: false, reason: ReasonCode::Success, properties });
+        if !self.send(conn, &connack, version, bytes_max) {
+            self.close(conn, CloseReason::AnswerTooLarge, now);
+        }
+    }
+
+    /// Closes the connection that this one takes over, or the device's oldest if it has too many.
+    fn make_way(&mut self, admission: &Admission, now: Now) {
+        let session = &admission.session;
+        let live = self.devices.connections(session.device);
+        let same_id = |conn: &&ConnId| {
+            self.connections.session(**conn).is_some_and(|other| other.client_id == session.client_id)
+        };
+        if let Some(old) = live.iter().find(same_id) {
+            self.close(*old, CloseReason::TakenOver, now);
+        } else if live.len() >= self.limits.connections_per_device as usize {
+            self.close(live[0], CloseReason::TooManyOfDevice, now);
+        }
+    }
+
+    fn refuse(&mut self, conn: ConnId, refusal: Refusal, version: ProtocolVersion, now: Now) {
+        self.send_connack(conn, refusal.code(version), version, Properties::EMPTY);
+        self.close(conn, CloseReason::Refused(refusal), now);
+    }
+
+    fn send_connack(
+        &mut self,
+        conn: ConnId,
+        reason: ReasonCode,
+        version: ProtocolVersion,
+        properties: Properties<'_>,
+    ) {
+        let connack = Packet::ConnAck(ConnAck { session_present: false, reason, properties });
+        self.send(conn, &connack, version, u32::MAX);
+    }
+
+    fn on_subscribe(&mut self, conn: ConnId, subscribe: &Subscribe<'_>, now: Now) {
+        let Some(session) = self.connections.session(conn) else { return };
+        match handle_subscribe::judge_subscribe(subscribe, session, &self.limits) {
+            Err(reason) => self.close(conn, reason, now),
+            Ok(reasons) => {
+                let packet_id = subscribe.packet_id;
+                self.reply(
+                    conn,
+                    &Packet::SubAck(SubAck { packet_id, properties: Properties::EMPTY, reasons }),
+                    now,
+                );
+            }
+        }
+    }
+
+    fn on_unsubscribe(&mut self, conn: ConnId, unsubscribe: &Unsubscribe<'_>, now: Now) {
+        let Some(session) = self.connections.session(conn) else { return };
+        match handle_subscribe::judge_unsubscribe(unsubscribe, session, &self.limits) {
+            Err(reason) => self.close(conn, reason, now),
+            Ok(reasons) => {
+                let packet_id = unsubscribe.packet_id;
+                self.reply(
+                    conn,
+                    &Packet::UnsubAck(UnsubAck { packet_id, properties: Properties::EMPTY, reasons }),
+                    now,
+                );
+            }
+        }
+    }
+
+    fn on_disconnect(&mut self, conn: ConnId, disconnect: &Disconnect<'_>, now: Now) {
+        // The session expiry of CONNECT was answered with zero, and zero cannot be raised. [§3.14.2.2.2]
+        let raises_expiry =
+            disconnect.properties.session_expiry_interval_s().is_some_and(|expiry_s| expiry_s > 0);
+        let reason = match disconnect.reason {
+            _ if raises_expiry => CloseReason::SessionExpiryRaised,
+            ReasonCode::Success => CloseReason::Disconnected,
+            _ => CloseReason::DisconnectedWithWill,
+        };
+        self.close(conn, reason, now);
+    }
+
+    /// Sends `packet` to a client that was let in, or ends the connection if the client takes no packet of its size.
+    fn reply(&mut self, conn: ConnId, packet: &Packet<'_>, now: Now) {
+        let Some(session) = self.connections.session(conn) else { return };
+        let (version, bytes_max) = (session.version, session.answer_bytes_max);
+        if !self.send(conn, packet, version, bytes_max) {
+            self.close(conn, CloseReason::AnswerTooLarge, now);
+        }
+    }
+}
+
+fn is_http(bytes: &[u8]) -> bool {
+    HTTP_METHODS.iter().any(|method| bytes.starts_with(method))
+}
+
+/// A client id no other client has and nobody can foresee. [MQTT-3.1.3-6]
+fn assigned_client_id(seed: u64, count: u64, conn: ConnId) -> String {
+    let mut z = seed ^ count.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(conn.slot) << 32;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    format!("auto-{count:x}-{:016x}", z ^ (z >> 31))
+}

@@ -1,0 +1,437 @@
+//! All connections at once: bytes, commits and time come in; bytes, batches and closings are polled out.
+//!
+//! Pure: it owns no socket, no file and no clock. The loop around it does, once per turn:
+//!
+//! ```text
+//! handle_connected / handle_bytes / handle_disconnected     what the sockets say
+//! handle_timeout                                             what is due, after the bytes
+//! poll_commit -> the store -> handle_committed               or handle_commit_failed, handle_store_ready
+//! poll_output -> output / consume_output                     what may now be sent
+//! poll_close -> handle_closed                                whose slot may be used again
+//! poll_timeout                                               how long to sleep
+//! ```
+
+pub mod access;
+mod closing;
+pub mod commit_gate;
+mod connections;
+mod deadlines;
+mod dispatch;
+mod ingest;
+mod invariants;
+mod notices;
+mod refusals;
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+use crate::{
+    byte_queue::ByteQueue,
+    clock::{Mono, Now, Wall},
+    device::Device,
+    ids::{ConnId, DeviceId, Seq},
+    limits::Limits,
+    mqtt::{Packet, ProtocolVersion, encode},
+    record::Batch,
+    session::CloseReason,
+};
+
+use access::DeviceTable;
+use commit_gate::{CommitGate, Ticket};
+use connections::{Connection, Connections, Phase};
+use deadlines::Deadlines;
+use notices::Notices;
+use refusals::Refusals;
+
+/// How long a connection without CONNECT is safe from making room for the next.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long devices seen are gathered before the registry is told; it lies on the same card.
+const SEEN_WAIT: Duration = Duration::from_secs(300);
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Deadline {
+    Commit,
+    Seen,
+    Connect(ConnId),
+    Packet(ConnId),
+    Silence(ConnId),
+    Wait(ConnId),
+}
+
+/// Whether the store takes batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StoreState {
+    Ready,
+    /// A batch was handed out and its fate is not known yet.
+    Committing(Ticket),
+    /// A commit failed; nothing is accepted until the store was opened again and checked.
+    Failed,
+}
+
+/// Totals since the start, for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Readings on disk.
+    pub readings_stored: u64,
+    /// Readings whose commit failed; their QoS 1 senders were cut off without an answer.
+    pub readings_failed: u64,
+    /// Payloads set aside.
+    pub payloads_quarantined: u64,
+    /// Messages answered but not kept: topics nobody serves.
+    pub messages_refused: u64,
+    /// CONNECTs refused.
+    pub connects_refused: u64,
+    /// Connections ended for something the peer did wrong.
+    pub connections_faulted: u64,
+    /// Batches on disk.
+    pub commits: u64,
+}
+
+/// The broker's core; see the module's text for how it is driven.
+pub struct Broker {
+    limits: Limits,
+    connections: Connections,
+    devices: DeviceTable,
+    gate: CommitGate,
+    store: StoreState,
+    batch: Batch,
+    batch_bytes: usize,
+    next_seq: Seq,
+    /// Readings in the batch that was handed out.
+    committing: usize,
+    commit_due: bool,
+    seen_due: bool,
+    deadlines: Deadlines<Deadline>,
+    /// Connections that wait to be let in, longest first.
+    unauthenticated: BTreeSet<(Mono, ConnId)>,
+    per_address: HashMap<IpAddr, u32>,
+    refusals: Refusals,
+    notices: Notices,
+    counters: Counters,
+    outputs: VecDeque<ConnId>,
+    closes: VecDeque<(ConnId, CloseReason)>,
+    assigned_ids: u64,
+    seed: u64,
+    encoded: Vec<u8>,
+}
+
+impl Broker {
+    /// A broker over a journal whose last reading is `last_seq`; `seed` makes assigned client ids unguessable.
+    pub fn new(limits: Limits, devices: Vec<Device>, last_seq: Seq, seed: u64) -> Self {
+        Self {
+            limits,
+            connections: Connections::default(),
+            devices: DeviceTable::new(devices),
+            gate: CommitGate::default(),
+            store: StoreState::Ready,
+            batch: Batch::default(),
+            batch_bytes: 0,
+            next_seq: last_seq.next(),
+            committing: 0,
+            commit_due: false,
+            seen_due: false,
+            deadlines: Deadlines::new(),
+            unauthenticated: BTreeSet::new(),
+            per_address: HashMap::new(),
+            refusals: Refusals::default(),
+            notices: Notices::default(),
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            closes: VecDeque::new(),
+            assigned_ids: 0,
+            seed,
+            encoded: Vec::new(),
+        }
+    }
+
+    // ---- getters ----------------------------------------------------------------------------------------
+
+    /// Totals since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Connections in the table, those that are closing included.
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Devices in the registry.
+    pub fn device_count(&self) -> usize {
+        self.devices.count()
+    }
+
+    /// Whether the store takes readings.
+    pub fn is_storing(&self) -> bool {
+        self.store != StoreState::Failed
+    }
+
+    /// Whether another connection may be accepted now; if not, ask again within [`Broker::accept_retry`].
+    pub fn admits_more(&self, now: Now) -> bool {
+        let full = self.unauthenticated.len() >= self.limits.connections_unauthenticated as usize;
+        !full || self.longest_waiting(now).is_some()
+    }
+
+    /// How long to leave connections in the kernel's queue when no more are admitted.
+    pub fn accept_retry(&self) -> Duration {
+        Duration::from_millis(100)
+    }
+
+    /// Whether bytes of `conn` are welcome. If not, they stay in the socket, and TCP slows the peer down.
+    pub fn wants_bytes(&self, conn: ConnId) -> bool {
+        let Some(connection) = self.connections.get(conn) else { return false };
+        match connection.phase {
+            Phase::Waiting | Phase::Closing => false,
+            Phase::AwaitingConnect | Phase::Waited | Phase::Active(_) => {
+                connection.outbox.len() < self.limits.outbox_bytes as usize && !self.is_commit_urgent()
+            }
+        }
+    }
+
+    /// Whether the batch has reached a bound: nothing more is read until it is committed.
+    pub fn is_commit_urgent(&self) -> bool {
+        self.batch.records.len() + self.batch.quarantined.len() >= self.limits.commit_records as usize
+            || self.batch_bytes >= self.limits.commit_bytes as usize
+    }
+
+    // ---- what happens -----------------------------------------------------------------------------------
+
+    /// A peer connected. The caller goes on as if all were well: a refusal comes out of `poll_close`.
+    pub fn handle_connected(&mut self, conn: ConnId, address: IpAddr, now: Now) {
+        let connection = Connection {
+            address,
+            phase: Phase::AwaitingConnect,
+            partial: Vec::new(),
+            outbox: ByteQueue::default(),
+            accepted: now.mono,
+            last_packet: now.mono,
+            listed: false,
+        };
+        self.connections.insert(conn, connection);
+        self.unauthenticated.insert((now.mono, conn));
+        let from_address = self.per_address.entry(address).or_insert(0);
+        *from_address += 1;
+        if *from_address > self.limits.connections_per_address {
+            self.close(conn, CloseReason::TooManyFromAddress, now);
+        } else if self.connections.len() > self.limits.connections as usize {
+            self.close(conn, CloseReason::TooManyConnections, now);
+        } else {
+            self.deadlines.arm(Deadline::Connect(conn), now.mono + self.limits.connect_timeout());
+            self.make_room(now);
+        }
+        self.check_invariants();
+    }
+
+    /// The peer closed the connection, or it failed underneath.
+    pub fn handle_disconnected(&mut self, conn: ConnId, reason: CloseReason, now: Now) {
+        self.close(conn, reason, now);
+        self.check_invariants();
+    }
+
+    /// The socket behind a connection that `poll_close` gave out is gone; its slot may be used again.
+    pub fn handle_closed(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.remove(conn) else { return };
+        if let Some(count) = self.per_address.get_mut(&connection.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&connection.address);
+            }
+        }
+    }
+
+    /// The registry was changed by somebody: connections that lost their right are closed.
+    pub fn handle_registry(&mut self, devices: Vec<Device>, now: Now) {
+        for conn in self.devices.replace(devices) {
+            self.close(conn, CloseReason::CredentialsChanged, now);
+        }
+        self.check_invariants();
+    }
+
+    /// Everything up to `through` is on disk: the answers that waited for it may leave.
+    ///
+    /// # Panics
+    /// If `through` is not what `poll_commit` handed out last: the store lied.
+    pub fn handle_committed(&mut self, through: Ticket, now: Now) {
+        assert_eq!(self.store, StoreState::Committing(through), "a commit nobody asked for");
+        self.store = StoreState::Ready;
+        self.counters.commits += 1;
+        self.counters.readings_stored += self.committing as u64;
+        let released: Vec<_> = self.gate.release(through).collect();
+        for ack in released {
+            self.on_released(ack, now);
+        }
+        self.check_invariants();
+    }
+
+    /// The commit failed, and nobody knows what of it is on disk: whoever waits for an answer is cut off without
+    /// one, so that the readings are sent again. [MQTT-4.4.0-1]
+    pub fn handle_commit_failed(&mut self, now: Now) {
+        self.store = StoreState::Failed;
+        self.counters.readings_failed += (self.committing + self.batch.records.len()) as u64;
+        self.batch = Batch::default();
+        self.batch_bytes = 0;
+        self.commit_due = false;
+        self.deadlines.cancel(Deadline::Commit);
+        let cut_off: BTreeSet<ConnId> = self.gate.give_up().map(|ack| ack.conn).collect();
+        for conn in cut_off {
+            self.close(conn, CloseReason::StoreFailed, now);
+        }
+        self.check_invariants();
+    }
+
+    /// The store was opened again and passed its checks; its last reading is `last_seq`.
+    pub fn handle_store_ready(&mut self, last_seq: Seq) {
+        assert_eq!(self.store, StoreState::Failed, "the store became ready without having failed");
+        self.store = StoreState::Ready;
+        self.next_seq = last_seq.next();
+    }
+
+    /// What is not yet on disk is due now: the broker is about to stop.
+    pub fn handle_drain(&mut self) {
+        self.commit_due = !self.batch.is_empty();
+    }
+
+    /// The broker stops: everybody is told, and the wills of those who did not say goodbye are due.
+    ///
+    /// Call it after the commit that `handle_drain` asked for, so that nobody is closed while an answer is owed.
+    pub fn handle_shutdown(&mut self, now: Now) {
+        let all: Vec<ConnId> = self.connections.iter().map(|(id, _)| id).collect();
+        for conn in all {
+            self.close(conn, CloseReason::ShuttingDown, now);
+        }
+        self.commit_due = !self.batch.is_empty();
+        self.seen_due = true;
+    }
+
+    /// Does what is due at `now`. Call it after the bytes of the turn: while a commit stalled, a PINGREQ may have
+    /// arrived in time and only been read late.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(deadline) = self.deadlines.pop_due(now.mono) {
+            match deadline {
+                Deadline::Commit => self.commit_due = true,
+                Deadline::Seen => self.seen_due = true,
+                Deadline::Connect(conn) => self.close(conn, CloseReason::ConnectTimeout, now),
+                Deadline::Packet(conn) => self.close(conn, CloseReason::PacketTimeout, now),
+                Deadline::Silence(conn) => self.on_silence(conn, now),
+                Deadline::Wait(conn) => self.on_wait_over(conn, now),
+            }
+        }
+        self.check_invariants();
+    }
+
+    // ---- what is to be done -----------------------------------------------------------------------------
+
+    /// The batch to make durable in one transaction, if one is due; then call `handle_committed` with the ticket,
+    /// or `handle_commit_failed`.
+    pub fn poll_commit(&mut self) -> Option<(Ticket, Batch)> {
+        let due = self.commit_due || self.gate.held() > 0 || self.is_commit_urgent();
+        if !due || self.batch.is_empty() || self.store != StoreState::Ready {
+            return None;
+        }
+        self.commit_due = false;
+        self.deadlines.cancel(Deadline::Commit);
+        self.batch_bytes = 0;
+        let through = self.gate.appended();
+        self.store = StoreState::Committing(through);
+        let batch = std::mem::take(&mut self.batch);
+        self.committing = batch.records.len();
+        self.counters.payloads_quarantined += batch.quarantined.len() as u64;
+        Some((through, batch))
+    }
+
+    /// A connection with new bytes to send.
+    pub fn poll_output(&mut self) -> Option<ConnId> {
+        while let Some(conn) = self.outputs.pop_front() {
+            if let Some(connection) = self.connections.get_mut(conn) {
+                connection.listed = false;
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// The bytes for `conn`; take from the front what the socket took.
+    pub fn output(&mut self, conn: ConnId) -> Option<&mut ByteQueue> {
+        self.connections.get_mut(conn).map(|connection| &mut connection.outbox)
+    }
+
+    /// A connection to close, after a last try to send its output; then call `handle_closed`.
+    pub fn poll_close(&mut self) -> Option<(ConnId, CloseReason)> {
+        self.closes.pop_front()
+    }
+
+    /// When `handle_timeout` is next due.
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        self.deadlines.next()
+    }
+
+    /// Which devices were seen since the last time, when the registry is due to hear of it.
+    pub fn poll_seen(&mut self) -> Option<Vec<(DeviceId, Wall)>> {
+        if !std::mem::take(&mut self.seen_due) {
+            return None;
+        }
+        Some(self.devices.take_seen()).filter(|seen| !seen.is_empty())
+    }
+
+    // ---- inside -----------------------------------------------------------------------------------------
+
+    /// Encodes `packet` into the outbox of `conn`; a packet larger than the client takes is not sent.
+    ///
+    /// Returns whether it was.
+    fn send(&mut self, conn: ConnId, packet: &Packet<'_>, version: ProtocolVersion, bytes_max: u32) -> bool {
+        self.encoded.clear();
+        encode(packet, version, &mut self.encoded)
+            .expect("our own packets are small and of the client's version");
+        if self.encoded.len() > bytes_max as usize {
+            return false;
+        }
+        let Some(connection) = self.connections.get_mut(conn) else { return false };
+        connection.outbox.push(&self.encoded);
+        if !connection.listed {
+            connection.listed = true;
+            self.outputs.push_back(conn);
+        }
+        true
+    }
+
+    /// The connection that has waited for its CONNECT longest, if it has used up everybody's patience.
+    fn longest_waiting(&self, now: Now) -> Option<ConnId> {
+        let (since, conn) = self.unauthenticated.first()?;
+        (now.mono.since(*since) >= PATIENCE).then_some(*conn)
+    }
+
+    fn make_room(&mut self, now: Now) {
+        if self.unauthenticated.len() > self.limits.connections_unauthenticated as usize
+            && let Some(conn) = self.longest_waiting(now)
+        {
+            self.close(conn, CloseReason::MadeRoom, now);
+        }
+    }
+
+    fn on_silence(&mut self, conn: ConnId, now: Now) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let Phase::Active(session) = &connection.phase else { return };
+        let gone_at = connection.last_packet + session.silence_max;
+        if gone_at <= now.mono {
+            self.close(conn, CloseReason::KeepAliveTimeout, now);
+        } else {
+            self.deadlines.arm(Deadline::Silence(conn), gone_at);
+        }
+    }
+
+    fn on_wait_over(&mut self, conn: ConnId, now: Now) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if matches!(connection.phase, Phase::Waiting) {
+            connection.phase = Phase::Waited;
+            let held_back = std::mem::take(&mut connection.partial);
+            self.handle_bytes(conn, &held_back, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

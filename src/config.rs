@@ -1,0 +1,441 @@
+//! The configuration file: TOML, every key optional, every mistake named with file, line, key and what is allowed.
+//!
+//! Knows the file only. Flags, environment and defaults are laid over it in `cli/settings`.
+
+pub mod listen_address;
+
+use std::{
+    fmt, fs, io,
+    io::Read,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use forebay::limits::{LimitError, Limits};
+use log::LevelFilter;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use listen_address::{ListenAddress, ListenAddressError};
+
+/// What a configuration file says; `None` where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `data_dir`: where the two databases live. A relative path starts at the file's own directory.
+    pub data_dir: Option<PathBuf>,
+    /// `listen`: where plain MQTT is spoken.
+    pub listen: Option<Vec<ListenAddress>>,
+    /// `listen_tls`: where MQTT over TLS is spoken.
+    pub listen_tls: Option<Vec<ListenAddress>>,
+    /// `certificate` and `key`: the server's certificate chain and private key, both PEM; one never without the other.
+    pub certificate: Option<CertificatePaths>,
+    /// `level` of `[log]`.
+    pub log_level: Option<LevelFilter>,
+    /// `[limits]`; what the file leaves out has its default.
+    pub limits: Limits,
+}
+
+/// The server's certificate and its private key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificatePaths {
+    /// PEM, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// Why a configuration file cannot be used; `Display` is for the operator.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// It could not be read.
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// It has more than [`FILE_BYTES_MAX`] bytes.
+    TooLong {
+        /// The file.
+        file: PathBuf,
+    },
+    /// It says something that is not allowed.
+    Wrong {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong there.
+        fault: Fault,
+    },
+}
+
+/// What is wrong in one line of a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not TOML.
+    Syntax(String),
+    /// A key nobody knows.
+    UnknownKey {
+        /// With its table, as `log.levle`.
+        key: String,
+        /// The keys of that table.
+        allowed: &'static str,
+    },
+    /// A value of another kind than its key takes.
+    WrongKind {
+        /// With its table.
+        key: String,
+        /// What it takes, to follow "must be".
+        allowed: &'static str,
+    },
+    /// A place to listen on that is none.
+    Address {
+        /// With its table.
+        key: String,
+        /// Why.
+        error: ListenAddressError,
+    },
+    /// A limit that is unknown or out of its range.
+    Limit {
+        /// With its table.
+        key: String,
+        /// Why.
+        error: LimitError,
+    },
+    /// A certificate without its key, or the reverse.
+    Lonely {
+        /// The key that is there.
+        key: &'static str,
+        /// The key that is missing.
+        missing: &'static str,
+    },
+}
+
+/// Longest configuration file, in bytes.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
+const KEYS: &str = "data_dir, listen, listen_tls, certificate, key, [log] and [limits]";
+const LOG_KEYS: &str = "level";
+const LEVELS: &str = "one of \"off\", \"error\", \"warn\", \"info\", \"debug\" and \"trace\"";
+const ADDRESSES: &str = "a list of addresses like [\"0.0.0.0:1883\"]";
+const PATH: &str = "a path in quotes";
+
+type Located<T> = Result<T, (Range<usize>, Fault)>;
+type Value<'a> = Spanned<DeValue<'a>>;
+
+impl Config {
+    /// Reads the configuration in `file`.
+    ///
+    /// # Errors
+    /// If it cannot be read, or the first line of it that is not allowed.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let mut text = String::new();
+        let unreadable = |error| ConfigError::Unreadable { file: file.to_owned(), error };
+        let open = fs::File::open(file).map_err(unreadable)?;
+        open.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(ConfigError::TooLong { file: file.to_owned() });
+        }
+        Self::parse(file, &text)
+    }
+
+    /// Reads a configuration from `text`, the contents of `file`.
+    ///
+    /// # Errors
+    /// The first line of it that is not allowed.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::understand(file, text).map_err(|(span, fault)| {
+            let line = 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+            ConfigError::Wrong { file: file.to_owned(), line, fault }
+        })
+    }
+
+    fn understand(file: &Path, text: &str) -> Located<Self> {
+        let document = DeTable::parse(text).map_err(|error| {
+            (error.span().unwrap_or(0..0), Fault::Syntax(error.message().replace('\n', "; ")))
+        })?;
+        let mut config = Self::default();
+        let (mut certificate, mut private_key) = (None, None);
+        for (key, value) in in_file_order(document.get_ref()) {
+            let name: &str = key.get_ref();
+            match name {
+                "data_dir" => config.data_dir = Some(path(file, name, value)?),
+                "listen" => config.listen = Some(addresses(name, value)?),
+                "listen_tls" => config.listen_tls = Some(addresses(name, value)?),
+                "certificate" => certificate = Some((key.span(), path(file, name, value)?)),
+                "key" => private_key = Some((key.span(), path(file, name, value)?)),
+                "log" => config.log_level = log_level(table(name, value)?)?,
+                "limits" => config.limits = limits(table(name, value)?)?,
+                _ => return Err((key.span(), Fault::UnknownKey { key: name.to_owned(), allowed: KEYS })),
+            }
+        }
+        config.certificate = both(certificate, private_key)?;
+        Ok(config)
+    }
+}
+
+/// TOML tables come sorted by key; people read from the top.
+fn in_file_order<'t, 'a>(
+    table: &'t DeTable<'a>,
+) -> Vec<(&'t Spanned<std::borrow::Cow<'a, str>>, &'t Value<'a>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+fn wrong_kind<T>(key: &str, value: &Value<'_>, allowed: &'static str) -> Located<T> {
+    Err((value.span(), Fault::WrongKind { key: key.to_owned(), allowed }))
+}
+
+fn table<'t, 'a>(key: &str, value: &'t Value<'a>) -> Located<&'t DeTable<'a>> {
+    match value.get_ref() {
+        DeValue::Table(table) => Ok(table),
+        _ => wrong_kind(key, value, "a table"),
+    }
+}
+
+fn path(file: &Path, key: &str, value: &Value<'_>) -> Located<PathBuf> {
+    match value.get_ref() {
+        DeValue::String(text) if !text.is_empty() => {
+            let directory = file.parent().unwrap_or(Path::new(""));
+            Ok(directory.join(text.as_ref()))
+        }
+        _ => wrong_kind(key, value, PATH),
+    }
+}
+
+fn addresses(key: &str, value: &Value<'_>) -> Located<Vec<ListenAddress>> {
+    let DeValue::Array(items) = value.get_ref() else { return wrong_kind(key, value, ADDRESSES) };
+    items.iter().map(|item| address(key, item)).collect()
+}
+
+fn address(key: &str, item: &Value<'_>) -> Located<ListenAddress> {
+    let DeValue::String(text) = item.get_ref() else { return wrong_kind(key, item, ADDRESSES) };
+    text.parse().map_err(|error| (item.span(), Fault::Address { key: key.to_owned(), error }))
+}
+
+fn log_level(table: &DeTable<'_>) -> Located<Option<LevelFilter>> {
+    let mut level = None;
+    for (key, value) in in_file_order(table) {
+        let name = format!("log.{}", key.get_ref());
+        if name != "log.level" {
+            return Err((key.span(), Fault::UnknownKey { key: name, allowed: LOG_KEYS }));
+        }
+        match value.get_ref().as_str().and_then(|text| text.parse().ok()) {
+            Some(parsed) => level = Some(parsed),
+            None => return wrong_kind(&name, value, LEVELS),
+        }
+    }
+    Ok(level)
+}
+
+fn limits(table: &DeTable<'_>) -> Located<Limits> {
+    let mut limits = Limits::default();
+    for (key, value) in in_file_order(table) {
+        let number = match value.get_ref() {
+            // Out of i64 is out of every range: any number outside gets the message with the range.
+            DeValue::Integer(digits) => {
+                i64::from_str_radix(digits.as_str(), digits.radix()).unwrap_or(i64::MIN)
+            }
+            _ => i64::MIN,
+        };
+        limits.set(key.get_ref(), number).map_err(|error| {
+            let span = if error == LimitError::UnknownName { key.span() } else { value.span() };
+            (span, Fault::Limit { key: format!("limits.{}", key.get_ref()), error })
+        })?;
+    }
+    Ok(limits)
+}
+
+type Found = Option<(Range<usize>, PathBuf)>;
+
+fn both(certificate: Found, key: Found) -> Located<Option<CertificatePaths>> {
+    match (certificate, key) {
+        (Some((_, certificate)), Some((_, key))) => Ok(Some(CertificatePaths { certificate, key })),
+        (Some((span, _)), None) => Err((span, Fault::Lonely { key: "certificate", missing: "key" })),
+        (None, Some((span, _))) => Err((span, Fault::Lonely { key: "key", missing: "certificate" })),
+        (None, None) => Ok(None),
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { file, error } => {
+                write!(f, "cannot read the configuration {}: {error}", file.display())
+            }
+            Self::TooLong { file } => {
+                write!(
+                    f,
+                    "cannot read the configuration {}: longer than {FILE_BYTES_MAX} bytes",
+                    file.display()
+                )
+            }
+            Self::Wrong { file, line, fault } => write!(f, "{}:{line}: {fault}", file.display()),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(message) => write!(f, "not valid TOML: {message}"),
+            Self::UnknownKey { key, allowed } => write!(f, "{key}: no such key; allowed here: {allowed}"),
+            Self::WrongKind { key, allowed } => write!(f, "{key}: must be {allowed}"),
+            Self::Address { key, error } => write!(f, "{key}: {error}"),
+            Self::Limit { key, error } => write!(f, "{key}: {error}"),
+            Self::Lonely { key, missing } => write!(f, "{key}: also needs `{missing}`; give both or neither"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/forebay.toml"), text).map_err(|error| error.to_string())
+    }
+
+    fn refusal(text: &str) -> String {
+        parse(text).expect_err("must be refused")
+    }
+
+    #[test]
+    fn an_empty_file_changes_nothing() {
+        assert_eq!(parse(""), Ok(Config::default()));
+        assert_eq!(parse("[log]\n[limits]\n"), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = parse(
+            "data_dir = '/data'\nlisten = ['1883', '127.0.0.1:1884']\nlisten_tls = []\n\
+             certificate = 'tls/server.pem'\nkey = '/tls/server.key'\n\
+             [log]\nlevel = 'debug'\n[limits]\nconnections = 5_000\npacket_bytes = 0x1000\n",
+        )
+        .expect("valid");
+        assert_eq!(config.data_dir, Some("/data".into()));
+        let addresses = ["1883", "127.0.0.1:1884"].map(|text| text.parse().expect(text));
+        assert_eq!(config.listen, Some(addresses.to_vec()));
+        assert_eq!(config.listen_tls, Some(vec![]));
+        let paths =
+            CertificatePaths { certificate: "/etc/tls/server.pem".into(), key: "/tls/server.key".into() };
+        assert_eq!(config.certificate, Some(paths));
+        assert_eq!(config.log_level, Some(LevelFilter::Debug));
+        assert_eq!(config.limits, Limits { connections: 5000, packet_bytes: 4096, ..Limits::default() });
+    }
+
+    #[test]
+    fn every_limit_can_be_set_by_its_name() {
+        for knob in Limits::KNOBS {
+            parse(&format!("[limits]\n{} = {}\n", knob.name, knob.max)).expect(knob.name);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_limit_is_named_with_its_line_and_the_limits_there_are() {
+        let message = refusal("# one\n[limits]\nconnections = 5\nconections = 5\n");
+        let start = "/etc/forebay.toml:4: limits.conections: no such limit; the limits are connections, ";
+        assert!(message.starts_with(start), "{message}");
+    }
+
+    #[test]
+    fn a_limit_out_of_its_range_is_named_with_its_line_and_the_range() {
+        let range = "must be a whole number from 10 to 65535";
+        for value in ["9", "65536", "-10", "99999999999999999999", "60.0", "'60'", "true"] {
+            let message = refusal(&format!("[limits]\n\nkeep_alive_max_s = {value}\n"));
+            assert_eq!(message, format!("/etc/forebay.toml:3: limits.keep_alive_max_s: {range}"), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_key_nobody_knows_is_named_with_the_keys_there_are() {
+        assert_eq!(
+            refusal("\nlisten_on = []\n"),
+            "/etc/forebay.toml:2: listen_on: no such key; allowed here: \
+             data_dir, listen, listen_tls, certificate, key, [log] and [limits]"
+        );
+        assert_eq!(
+            refusal("[log]\nlevle = 'info'\n"),
+            "/etc/forebay.toml:2: log.levle: no such key; allowed here: level"
+        );
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named_with_what_is_allowed() {
+        assert_eq!(refusal("data_dir = 5"), "/etc/forebay.toml:1: data_dir: must be a path in quotes");
+        assert_eq!(refusal("data_dir = ''"), "/etc/forebay.toml:1: data_dir: must be a path in quotes");
+        assert_eq!(
+            refusal("listen = '0.0.0.0:1883'"),
+            "/etc/forebay.toml:1: listen: must be a list of addresses like [\"0.0.0.0:1883\"]"
+        );
+        assert_eq!(
+            refusal("listen = [\n1883]"),
+            "/etc/forebay.toml:2: listen: must be a list of addresses like [\"0.0.0.0:1883\"]"
+        );
+        assert_eq!(refusal("log = 'info'"), "/etc/forebay.toml:1: log: must be a table");
+        assert_eq!(
+            refusal("[log]\nlevel = 'loud'"),
+            "/etc/forebay.toml:2: log.level: \
+             must be one of \"off\", \"error\", \"warn\", \"info\", \"debug\" and \"trace\""
+        );
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_named_with_its_own_line() {
+        let message = refusal("listen_tls = [\n  '8883',\n  'gateway:8883',\n]\n");
+        let start = "/etc/forebay.toml:3: listen_tls: \"gateway:8883\" is no address to listen on; give ";
+        assert!(message.starts_with(start), "{message}");
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_refused_and_the_reverse() {
+        assert_eq!(
+            refusal("\ncertificate = 'a'"),
+            "/etc/forebay.toml:2: certificate: also needs `key`; give both or neither"
+        );
+        assert_eq!(
+            refusal("key = 'a'"),
+            "/etc/forebay.toml:1: key: also needs `certificate`; give both or neither"
+        );
+    }
+
+    #[test]
+    fn what_is_not_toml_is_named_with_its_line() {
+        let message = refusal("\n\nlisten = [\"1883\"\nkey\n");
+        assert!(
+            message.starts_with("/etc/forebay.toml:") && message.contains(": not valid TOML: "),
+            "{message}"
+        );
+        let twice = refusal("data_dir = 'a'\ndata_dir = 'b'\n");
+        assert!(twice.starts_with("/etc/forebay.toml:2: not valid TOML: "), "{twice}");
+    }
+
+    #[test]
+    fn the_first_mistake_from_the_top_is_the_one_that_is_named() {
+        assert!(refusal("zebra = 1\nalpha = 1\n").starts_with("/etc/forebay.toml:1: zebra"));
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_endless_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("forebay.toml");
+        let missing = Config::load(&file).expect_err("missing").to_string();
+        assert!(
+            missing.starts_with(&format!("cannot read the configuration {}: ", file.display())),
+            "{missing}"
+        );
+        fs::write(&file, "#".repeat(FILE_BYTES_MAX as usize + 1)).expect("written");
+        assert!(matches!(Config::load(&file), Err(ConfigError::TooLong { .. })));
+        fs::write(&file, [0xff, 0xfe]).expect("written");
+        assert!(matches!(Config::load(&file), Err(ConfigError::Unreadable { .. })));
+        fs::write(&file, "listen = ['0']").expect("written");
+        assert_eq!(Config::load(&file).expect("valid").listen.map(|list| list.len()), Some(1));
+    }
+}

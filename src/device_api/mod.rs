@@ -1,0 +1,17 @@
+//! What devices say to the hub, understood locally: topic names and telemetry payloads.
+//!
+//! Text in, plain values out: no connection, no clock, no store. The session asks [`topics`] what a topic means,
+//! and [`telemetry`] for the readings in a payload; the other files are the floors below telemetry.
+//!
+//! ```text
+//! telemetry      a message: its records and their times
+//! values         the values of one record          lenient_json   hand-written JSON, made strict
+//! strict_json    one level of strict JSON          number         decimal numbers and their bounds
+//! ```
+
+pub mod lenient_json;
+pub mod number;
+mod strict_json;
+pub mod telemetry;
+pub mod topics;
+pub mod values;

@@ -1,0 +1,89 @@
+//! Which topics belong to the hub's device API, and which are ordinary publish and subscribe.
+//!
+//! Names only: what a payload on them means is told by `telemetry.rs`, who may use them by the access rules.
+
+/// What a PUBLISH on a topic is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceTopic {
+    /// Readings, as JSON; to be stored.
+    Telemetry,
+    /// In the hub's name space, but nothing we serve: MQTT 5 gets PUBACK 0x90.
+    UnknownHubTopic,
+    /// Publish and subscribe between clients.
+    Ordinary,
+}
+
+/// Tells what `topic`, the topic name of a PUBLISH, is to us.
+pub fn classify(topic: &str) -> DeviceTopic {
+    match topic {
+        "v1/devices/me/telemetry" | "v2/t" | "v2/t/j" => DeviceTopic::Telemetry,
+        _ if is_in_hub_name_space(topic) => DeviceTopic::UnknownHubTopic,
+        _ => DeviceTopic::Ordinary,
+    }
+}
+
+/// Whether `filter` asks for the hub's own topics: it begins with `v1/`, `v2/` or `/provision`.
+///
+/// A filter that merely covers them (`#`, `+/devices/me/telemetry`) does not count. A shared subscription is asked
+/// about without its `$share/{name}/`.
+pub fn is_hub_filter(filter: &str) -> bool {
+    is_in_hub_name_space(filter)
+}
+
+fn is_in_hub_name_space(text: &str) -> bool {
+    ["v1/", "v2/", "/provision"].iter().any(|prefix| text.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_json_telemetry_topics_are_telemetry() {
+        for topic in ["v1/devices/me/telemetry", "v2/t", "v2/t/j"] {
+            assert_eq!(classify(topic), DeviceTopic::Telemetry, "{topic}");
+        }
+    }
+
+    #[test]
+    fn other_topics_under_the_hubs_prefixes_are_unknown_hub_topics() {
+        for topic in [
+            "v1/devices/me/telemetry/",
+            "v1/devices/me/attributes",
+            "v1/gateway/telemetry",
+            "v1/",
+            "v2/t/p",
+            "v2/T",
+            "v2/a/j",
+            "/provision",
+            "/provision/request",
+        ] {
+            assert_eq!(classify(topic), DeviceTopic::UnknownHubTopic, "{topic}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_ordinary() {
+        for topic in [
+            "v1",
+            "v2",
+            "v3/t",
+            "V1/devices/me/telemetry",
+            "/v1/devices/me/telemetry",
+            "provision/request",
+            "hall/lamp",
+        ] {
+            assert_eq!(classify(topic), DeviceTopic::Ordinary, "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_the_hubs_if_it_begins_in_its_name_space() {
+        for filter in ["v1/#", "v1/devices/me/rpc/request/+", "v2/+", "/provision/response"] {
+            assert!(is_hub_filter(filter), "{filter}");
+        }
+        for filter in ["#", "+/devices/me/telemetry", "v1", "v10/x", "hall/+"] {
+            assert!(!is_hub_filter(filter), "{filter}");
+        }
+    }
+}

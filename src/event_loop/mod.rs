@@ -1,0 +1,239 @@
+//! The turn: the one place that joins the sockets, the core and the store.
+//!
+//! One thread. It sleeps until a socket, a signal or a deadline wants it, and then goes once through the chapters of
+//! [`EventLoop::turn`], in an order that matters: bytes before deadlines, the commit before the answers it allows, and
+//! slots freed last, when no event of this turn can mean them any more.
+
+mod sockets;
+mod startup;
+mod storage;
+
+pub use startup::{CertificateFiles, Listen, RunError, Setup};
+
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+use crate::{
+    broker::Broker,
+    clock::{Mono, Now},
+    ids::ConnId,
+    net::{
+        connection::Scratch,
+        listener::Listener,
+        service_manager,
+        signals::{Signal, Signals},
+        system_clock::{ClockWatch, SystemClock},
+        tls::TlsConfig,
+        watch::FileWatch,
+    },
+    record::Record,
+    store::{Buffer, DataDirLock, Registry},
+};
+
+use sockets::Socket;
+use storage::StoreRetry;
+
+const SIGNALS: Token = Token(0);
+const CLOCK: Token = Token(1);
+const REGISTRY: Token = Token(2);
+const FIRST_LISTENER: usize = 3;
+/// Tokens from here on are the slots of connections.
+const FIRST_CONNECTION: usize = 64;
+/// Events taken from the kernel in one turn.
+const EVENTS_PER_TURN: usize = 1024;
+/// How often an unsynchronised clock is asked again; a slew makes no event.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
+/// Runs forebay until it is told to stop.
+///
+/// # Errors
+/// What kept it from starting, or the failure of the poll itself.
+pub fn run(setup: Setup) -> Result<(), RunError> {
+    let mut event_loop = EventLoop::start(setup)?;
+    service_manager::ready();
+    while !event_loop.stopping {
+        event_loop.turn()?;
+    }
+    event_loop.drain();
+    Ok(())
+}
+
+/// What is told of the readings of each commit, once they are on disk.
+pub type OnStored = Box<dyn FnMut(&[Record])>;
+
+struct EventLoop {
+    poll: Poll,
+    events: Events,
+    signals: Signals,
+    clock: SystemClock,
+    clock_watch: Option<ClockWatch>,
+    clock_check: Option<Mono>,
+    registry_watch: Option<FileWatch>,
+    listeners: Vec<Listener>,
+    certificate: Option<CertificateFiles>,
+    tls: Option<TlsConfig>,
+    sockets: Slab<Socket>,
+    epoch: u32,
+    /// Connections that may have bytes to read, in the order of their turns.
+    readable: Vec<ConnId>,
+    /// Connections whose socket takes bytes again.
+    writable: Vec<ConnId>,
+    scratch: Scratch,
+    accept_retry: Option<Mono>,
+    broker: Broker,
+    buffer: Buffer,
+    registry: Registry,
+    store_retry: StoreRetry,
+    on_stored: Option<OnStored>,
+    watchdog: Option<Watchdog>,
+    stopping: bool,
+    /// Keeps a second forebay out of the data directory.
+    _lock: DataDirLock,
+}
+
+struct Watchdog {
+    interval: Duration,
+    next: Mono,
+}
+
+impl EventLoop {
+    fn turn(&mut self) -> Result<(), RunError> {
+        self.wait()?;
+        let now = self.clock.now();
+        self.note_events(now);
+        self.accept(now);
+        self.read(now);
+        self.broker.handle_timeout(now);
+        self.commit(now);
+        self.write(now);
+        self.close(now);
+        self.keep_house(now);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), RunError> {
+        let timeout =
+            if self.has_bytes_to_read() { Some(Duration::ZERO) } else { self.until_next_deadline() };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(RunError::Poll(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn until_next_deadline(&self) -> Option<Duration> {
+        let own = [
+            self.accept_retry,
+            self.clock_check,
+            self.store_retry.at(),
+            self.watchdog.as_ref().map(|w| w.next),
+        ];
+        let next = own.into_iter().flatten().chain(self.broker.poll_timeout()).min()?;
+        // A millisecond more: the kernel counts in milliseconds, and waking up just before the time is no use.
+        let wait = next.since(self.clock.now().mono);
+        Some(if wait.is_zero() { wait } else { wait + Duration::from_millis(1) })
+    }
+
+    fn note_events(&mut self, now: Now) {
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            match event.token() {
+                SIGNALS => self.on_signals(),
+                CLOCK => self.on_clock_event(now),
+                REGISTRY => self.on_registry_event(now),
+                Token(token) if token < FIRST_CONNECTION => {
+                    self.listeners[token - FIRST_LISTENER].note_ready()
+                }
+                Token(token) => self.on_socket_event(token - FIRST_CONNECTION, event),
+            }
+        }
+        self.events = events;
+    }
+
+    fn on_signals(&mut self) {
+        for signal in self.signals.take() {
+            match signal {
+                Signal::Terminate | Signal::Interrupt => {
+                    log::info!("stopping");
+                    service_manager::stopping();
+                    self.stopping = true;
+                }
+                Signal::HangUp => self.reload_certificate(),
+            }
+        }
+    }
+
+    fn on_clock_event(&mut self, now: Now) {
+        match self.clock_watch.as_mut().map(ClockWatch::stepped) {
+            None | Some(Ok(false)) => {}
+            Some(Ok(true)) => self.check_clock(now),
+            Some(Err(error)) => {
+                log::warn!("cannot watch the clock any longer: {error}; steps are noticed late")
+            }
+        }
+    }
+
+    fn on_registry_event(&mut self, now: Now) {
+        if self.registry_watch.as_mut().is_some_and(FileWatch::take_changed) {
+            self.reload_registry(now);
+        }
+    }
+
+    /// What is due now and then, and is no client's business.
+    fn keep_house(&mut self, now: Now) {
+        if self.clock_check.is_some_and(|at| at <= now.mono) {
+            self.check_clock(now);
+        }
+        if self.store_retry.is_due(now.mono) {
+            self.reopen_store(now);
+        }
+        if let Some(seen) = self.broker.poll_seen() {
+            self.note_seen(&seen);
+        }
+        self.feed_watchdog(now);
+    }
+
+    /// The watchdog is fed from here only: a turn was completed, so sockets, core and store all work.
+    fn feed_watchdog(&mut self, now: Now) {
+        let Some(watchdog) = &mut self.watchdog else { return };
+        if watchdog.next > now.mono {
+            return;
+        }
+        watchdog.next = now.mono + watchdog.interval;
+        service_manager::watchdog_ping();
+        service_manager::status(&self.status());
+    }
+
+    fn status(&self) -> String {
+        let counters = self.broker.counters();
+        let storing = if self.broker.is_storing() { "" } else { "NOT STORING; " };
+        format!(
+            "{storing}{} connections, {} devices, {} readings stored, {} payloads quarantined",
+            self.broker.connection_count(),
+            self.broker.device_count(),
+            counters.readings_stored,
+            counters.payloads_quarantined
+        )
+    }
+
+    /// The last turns: what was accepted is made durable and answered, everybody is told, the files are left tidy.
+    fn drain(&mut self) {
+        let now = self.clock.now();
+        self.listeners.clear();
+        self.broker.handle_drain();
+        self.commit(now);
+        self.broker.handle_shutdown(now);
+        self.commit(now);
+        self.write(now);
+        self.close(now);
+        if let Some(seen) = self.broker.poll_seen() {
+            self.note_seen(&seen);
+        }
+        if let Err(error) = self.buffer.checkpoint() {
+            log::warn!("{error}; the next start does it");
+        }
+        let counters = self.broker.counters();
+        log::info!("stopped; {} readings stored in {} commits", counters.readings_stored, counters.commits);
+    }
+}

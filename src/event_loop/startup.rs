@@ -1,0 +1,220 @@
+//! From a [`Setup`] to a loop that listens: everything that can fail before the first connection.
+
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
+
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+use crate::{
+    broker::Broker,
+    clock::Now,
+    limits::Limits,
+    net::{
+        connection::Scratch,
+        listener::{Listener, ListenerKind, bind_error_words},
+        service_manager,
+        signals::Signals,
+        system_clock::{self, ClockWatch, SystemClock},
+        tls::{self, TlsSetupError},
+        watch::FileWatch,
+    },
+    store::{BootId, Buffer, DataDir, Registry, StoreError, StoreOptions},
+};
+
+use super::{
+    CLOCK, CLOCK_CHECK, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, OnStored, REGISTRY,
+    SIGNALS, Watchdog,
+};
+
+/// Where forebay keeps its files, where it listens, and within which bounds.
+pub struct Setup {
+    /// Holds the databases; made if missing.
+    pub data_dir: PathBuf,
+    /// The bounds of everything.
+    pub limits: Limits,
+    /// Where to listen; at least one.
+    pub listen: Vec<Listen>,
+    /// Needed if anything listens with TLS.
+    pub certificate: Option<CertificateFiles>,
+    /// Told of the readings of each commit, once they are on disk.
+    pub on_stored: Option<OnStored>,
+}
+
+/// One address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Port 0 takes a free port.
+    pub address: SocketAddr,
+    /// With TLS or without.
+    pub kind: ListenerKind,
+    /// Not an error if the host does not have the address family.
+    pub optional: bool,
+}
+
+/// The certificate chain and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key, readable by its owner only.
+    pub key: PathBuf,
+}
+
+/// Why forebay could not start, or had to stop.
+#[derive(Debug)]
+pub enum RunError {
+    /// The data directory or a database in it.
+    Store(StoreError),
+    /// The certificate or its key.
+    Certificate(TlsSetupError),
+    /// An address could not be listened on.
+    Listen(String),
+    /// Something of the operating system that always works did not.
+    System(&'static str, io::Error),
+    /// The poll failed.
+    Poll(io::Error),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Certificate(error) => error.fmt(f),
+            Self::Listen(words) => f.write_str(words),
+            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+            Self::Poll(error) => write!(f, "cannot wait for events: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<TlsSetupError> for RunError {
+    fn from(error: TlsSetupError) -> Self {
+        Self::Certificate(error)
+    }
+}
+
+impl EventLoop {
+    /// Opens everything and listens; each bound address is announced on standard error.
+    pub(super) fn start(setup: Setup) -> Result<Self, RunError> {
+        let data_dir = DataDir::open(&setup.data_dir)?;
+        let lock = data_dir.lock()?;
+        let clock = SystemClock::new();
+        let now = clock.now();
+        let options =
+            StoreOptions { quarantine_rows: setup.limits.quarantine_rows, ..StoreOptions::default() };
+        let registry = Registry::open(&data_dir, &options)?;
+        let buffer =
+            Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
+        let broker = Broker::new(setup.limits, registry.devices()?, buffer.last_seq(), seed()?);
+        let tls = match &setup.certificate {
+            Some(files) => Some(tls::load_server_config(&files.certificate, &files.key)?),
+            None => None,
+        };
+        let poll = Poll::new().map_err(|error| RunError::System("make a poll", error))?;
+        let signals =
+            Signals::install(poll.registry(), SIGNALS).map_err(|e| RunError::System("catch signals", e))?;
+        let listeners = bind_all(&setup.listen, &poll)?;
+        Ok(Self {
+            events: Events::with_capacity(EVENTS_PER_TURN),
+            clock_watch: watch_clock(&poll),
+            clock_check: Some(now.mono + CLOCK_CHECK),
+            registry_watch: watch_registry(&poll, &data_dir),
+            signals,
+            clock,
+            listeners,
+            certificate: setup.certificate,
+            tls,
+            sockets: Slab::new(),
+            epoch: 0,
+            readable: Vec::new(),
+            writable: Vec::new(),
+            scratch: Scratch::new(),
+            accept_retry: None,
+            broker,
+            buffer,
+            registry,
+            store_retry: Default::default(),
+            on_stored: setup.on_stored,
+            watchdog: watchdog(now),
+            stopping: false,
+            poll,
+            _lock: lock,
+        })
+    }
+}
+
+fn bind_all(listen: &[Listen], poll: &Poll) -> Result<Vec<Listener>, RunError> {
+    let mut listeners = Vec::new();
+    for wish in listen {
+        let mut listener = match Listener::bind(wish.address, wish.kind) {
+            Ok(listener) => listener,
+            Err(error) if wish.optional && lacks_family(&error) => {
+                log::debug!("not listening on {}: {error}", wish.address);
+                continue;
+            }
+            Err(error) => return Err(RunError::Listen(bind_error_words(wish.address, &error))),
+        };
+        let token = Token(FIRST_LISTENER + listeners.len());
+        assert!(token.0 < FIRST_CONNECTION, "more listeners than tokens");
+        listener.register(poll.registry(), token).map_err(|e| RunError::System("register a listener", e))?;
+        announce(&listener);
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Whether the host does not speak the address's family, IPv6 for one.
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+/// Says where it listens, on a line of its own that scripts may wait for.
+fn announce(listener: &Listener) {
+    let kind = match listener.kind() {
+        ListenerKind::Mqtt => "mqtt",
+        ListenerKind::Mqtts => "mqtts",
+    };
+    let priority = if service_manager::under_journal() { "<6>" } else { "" };
+    eprintln!("{priority}listening on {} ({kind})", listener.local_addr());
+}
+
+fn watch_clock(poll: &Poll) -> Option<ClockWatch> {
+    match ClockWatch::new(poll.registry(), CLOCK) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            log::warn!("cannot watch the clock: {error}; steps are noticed late");
+            None
+        }
+    }
+}
+
+fn watch_registry(poll: &Poll, data_dir: &DataDir) -> Option<FileWatch> {
+    let database = data_dir.registry_path();
+    let files = [database.clone(), database.with_extension("db-wal")];
+    match FileWatch::new(poll.registry(), REGISTRY, &files) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            log::warn!(
+                "cannot watch the registry: {error}; changes to devices take effect at the next start"
+            );
+            None
+        }
+    }
+}
+
+fn watchdog(now: Now) -> Option<Watchdog> {
+    service_manager::watchdog_interval().map(|interval| Watchdog { interval, next: now.mono })
+}
+
+fn seed() -> Result<u64, RunError> {
+    getrandom::u64().map_err(|error| RunError::System("get random bytes", io::Error::other(error)))
+}

@@ -1,0 +1,139 @@
+//! Names for things that live longer than one packet.
+
+use std::{fmt, sync::Arc};
+
+/// One connection for its whole life; the epoch tells a reused slot from its former owner.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId {
+    /// Index in the table of connections.
+    pub slot: u32,
+    /// Raised each time the slot is used again.
+    pub epoch: u32,
+}
+
+impl fmt::Debug for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}.{}", self.slot, self.epoch)
+    }
+}
+
+/// A device in the registry; never used again after the device is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId(pub i64);
+
+/// Position of a reading in the journal; increasing, never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// The position after this one.
+    pub fn next(self) -> Seq {
+        Seq(self.0 + 1)
+    }
+}
+
+/// A device's name: 1 to [`DeviceName::CHARS_MAX`] characters, no control characters, none of `/ + # "`.
+///
+/// The name is the device's identity towards people, the journal and the hub; it is shared, so a clone is cheap.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceName(Arc<str>);
+
+/// Why a text cannot be a device's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceNameError {
+    /// Nothing, or white space only.
+    Blank,
+    /// More than [`DeviceName::CHARS_MAX`] characters.
+    TooLong,
+    /// White space at the start or the end.
+    Padded,
+    /// A control character, or one of `/ + # "`, which topics and shells give a meaning.
+    Forbidden(char),
+}
+
+impl DeviceName {
+    /// Longest name, in characters.
+    pub const CHARS_MAX: usize = 128;
+
+    /// Checks `text` and makes a name of it.
+    ///
+    /// # Errors
+    /// The first rule it breaks.
+    pub fn parse(text: &str) -> Result<Self, DeviceNameError> {
+        if text.trim().is_empty() {
+            return Err(DeviceNameError::Blank);
+        }
+        if text.trim() != text {
+            return Err(DeviceNameError::Padded);
+        }
+        if text.chars().count() > Self::CHARS_MAX {
+            return Err(DeviceNameError::TooLong);
+        }
+        match text.chars().find(|c| c.is_control() || "/+#\"".contains(*c)) {
+            Some(c) => Err(DeviceNameError::Forbidden(c)),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for DeviceNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blank => f.write_str("a device's name cannot be blank"),
+            Self::TooLong => write!(f, "a device's name has at most {} characters", DeviceName::CHARS_MAX),
+            Self::Padded => f.write_str("a device's name cannot start or end with white space"),
+            Self::Forbidden(c) => {
+                write!(
+                    f,
+                    "a device's name cannot contain {c:?} (nor control characters, nor any of / + # \")"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for DeviceNameError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_be_mistaken_for_topics_are_refused() {
+        assert_eq!(DeviceName::parse("a/b"), Err(DeviceNameError::Forbidden('/')));
+        assert_eq!(DeviceName::parse("#"), Err(DeviceNameError::Forbidden('#')));
+        assert_eq!(DeviceName::parse("a\nb"), Err(DeviceNameError::Forbidden('\n')));
+    }
+
+    #[test]
+    fn blank_padded_and_long_names_are_refused() {
+        assert_eq!(DeviceName::parse(""), Err(DeviceNameError::Blank));
+        assert_eq!(DeviceName::parse("  "), Err(DeviceNameError::Blank));
+        assert_eq!(DeviceName::parse(" pump"), Err(DeviceNameError::Padded));
+        assert_eq!(DeviceName::parse(&"x".repeat(129)), Err(DeviceNameError::TooLong));
+    }
+
+    #[test]
+    fn names_in_any_script_are_accepted() {
+        for name in ["pump", "Pumpe Keller 3", "насос", "ポンプ", "a.b-c_d:e@f"] {
+            assert_eq!(DeviceName::parse(name).expect(name).as_str(), name);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! forebay: an MQTT broker for small gateways that never loses a reading it has acknowledged.
+//!
+//! `README.md` beside this file is the map. Imports point down only: `event_loop` joins `net` and `store`, which do
+//! not know each other; below them everything is pure.
+
+pub mod broker;
+pub mod byte_queue;
+pub mod clock;
+pub mod device;
+pub mod device_api;
+pub mod event_loop;
+pub mod ids;
+pub mod limits;
+pub mod mqtt;
+pub mod net;
+pub mod record;
+pub mod session;
+pub mod store;

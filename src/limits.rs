@@ -1,0 +1,207 @@
+//! Every bound in one place: the knobs of `[limits]` in the configuration, and the fixed ones.
+//!
+//! A knob is a whole number whose name ends in its unit (`_s`, `_ms`, `_bytes`) unless it is a count.
+//! Defaults suit a gateway with 512 MB of memory.
+
+use std::{fmt, time::Duration};
+
+/// One knob of `[limits]`: its name with unit, default, range and meaning.
+#[derive(Clone, Copy, Debug)]
+pub struct Knob {
+    /// The key in the configuration file.
+    pub name: &'static str,
+    /// Its value when nothing is said.
+    pub default: u32,
+    /// Smallest value allowed.
+    pub min: u32,
+    /// Largest value allowed.
+    pub max: u32,
+    /// What it bounds.
+    pub doc: &'static str,
+}
+
+/// Why a knob could not be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitError {
+    /// There is no knob of this name.
+    UnknownName,
+    /// The value lies outside the knob's range.
+    OutOfRange {
+        /// Smallest value allowed.
+        min: u32,
+        /// Largest value allowed.
+        max: u32,
+    },
+}
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $default:literal in $min:literal..=$max:literal;)+) => {
+        /// The bounds an operator may move, each with its default.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Limits { $($(#[doc = $doc])+ pub $name: u32,)+ }
+
+        impl Default for Limits {
+            fn default() -> Self { Self { $($name: $default,)+ } }
+        }
+
+        impl Limits {
+            /// Every knob, in the order of the documentation.
+            pub const KNOBS: &[Knob] = &[$(Knob {
+                name: stringify!($name), default: $default, min: $min, max: $max, doc: concat!($($doc),+),
+            },)+];
+
+            /// Moves the knob called `name`.
+            ///
+            /// # Errors
+            /// If there is no such knob, or `value` is out of its range.
+            pub fn set(&mut self, name: &str, value: i64) -> Result<(), LimitError> {
+                match name {
+                    $(stringify!($name) => { self.$name = in_range(value, $min, $max)?; Ok(()) })+
+                    _ => Err(LimitError::UnknownName),
+                }
+            }
+        }
+
+        $(const _: () = assert!($min <= $default && $default <= $max);)+
+    };
+}
+
+limits! {
+    /// Connections held at once; more are closed at once.
+    connections: 1000 in 1..=1_000_000;
+    /// Connections held at once from one address.
+    connections_per_address: 100 in 1..=1_000_000;
+    /// Connections of one device, told apart by client id; the oldest is closed beyond it.
+    connections_per_device: 4 in 1..=1000;
+    /// Connections that have not been let in yet; more wait in the kernel's queue.
+    connections_unauthenticated: 64 in 1..=100_000;
+    /// Seconds from accepting a connection to its complete CONNECT, TLS handshake included.
+    connect_timeout_s: 10 in 1..=300;
+    /// Seconds from a packet's first byte to its last.
+    packet_timeout_s: 30 in 1..=3600;
+    /// Largest packet after CONNECT, in bytes, header included.
+    packet_bytes: 65_536 in 256..=1_048_576;
+    /// Largest CONNECT, in bytes, header included.
+    connect_bytes: 4096 in 256..=65_536;
+    /// Longest topic name or filter, in bytes.
+    topic_bytes: 1024 in 32..=65_535;
+    /// Most levels of a topic name or filter.
+    topic_levels: 32 in 4..=1000;
+    /// Most filters in one SUBSCRIBE or UNSUBSCRIBE.
+    filters_per_packet: 10 in 1..=1000;
+    /// Most user properties in one packet.
+    user_properties: 32 in 0..=1000;
+    /// QoS 1 messages a version 5 client may send before the first is acknowledged (Receive Maximum).
+    receive_maximum: 20 in 1..=65_535;
+    /// Longest keep-alive in seconds; a client that asks for none is given this.
+    keep_alive_max_s: 600 in 10..=65_535;
+    /// Bytes that may wait for one client before it is no longer read from.
+    outbox_bytes: 262_144 in 1024..=16_777_216;
+    /// Milliseconds a reading of QoS 0 may wait for company before it is committed.
+    commit_wait_ms: 200 in 0..=60_000;
+    /// Readings that force a commit within a turn.
+    commit_records: 1000 in 1..=100_000;
+    /// Bytes of readings that force a commit within a turn.
+    commit_bytes: 1_048_576 in 65_536..=67_108_864;
+    /// Refused CONNECTs one address may send at full speed; each further one makes its next wait longer.
+    refusals_per_address: 10 in 1..=1_000_000;
+    /// Seconds after which one refused CONNECT of an address is forgiven.
+    refusal_forgiven_s: 2 in 1..=3600;
+    /// Longest wait, in milliseconds, before a CONNECT of an address with refusals is looked at.
+    refusal_wait_max_ms: 4000 in 0..=60_000;
+    /// Payloads kept in quarantine; beyond it the oldest is dropped and counted.
+    quarantine_rows: 1000 in 1..=1_000_000;
+    /// Log lines for people's attention per ten seconds; the rest are counted.
+    log_lines_per_10s: 200 in 1..=1_000_000;
+}
+
+impl Limits {
+    /// [`Limits::connect_timeout_s`] as a span.
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout_s.into())
+    }
+
+    /// [`Limits::packet_timeout_s`] as a span.
+    pub fn packet_timeout(&self) -> Duration {
+        Duration::from_secs(self.packet_timeout_s.into())
+    }
+
+    /// [`Limits::commit_wait_ms`] as a span.
+    pub fn commit_wait(&self) -> Duration {
+        Duration::from_millis(self.commit_wait_ms.into())
+    }
+}
+
+/// Levels of nesting in a telemetry payload, the outermost counted.
+pub const JSON_DEPTH_MAX: usize = 16;
+/// Keys in one object of values.
+pub const JSON_KEYS_MAX: usize = 256;
+/// Characters of one key.
+pub const JSON_KEY_CHARS_MAX: usize = 255;
+/// Readings in one telemetry message.
+pub const JSON_RECORDS_MAX: usize = 1000;
+/// Digits of one number, those of its exponent not counted.
+pub const JSON_NUMBER_DIGITS_MAX: usize = 40;
+/// Largest power of ten, either way, that a number may carry.
+pub const JSON_EXPONENT_MAX: u32 = 308;
+/// Last millisecond of the year 9999: the latest time a device may give.
+pub const DEVICE_TS_MAX: i64 = 253_402_300_799_999;
+
+/// Connections accepted from one listener in one turn.
+pub const ACCEPTS_PER_TURN: usize = 64;
+/// Bytes read from one connection in one turn; what is left is read in the next, after everybody else.
+pub const READ_BYTES_PER_TURN: usize = 16 * 1024;
+/// Addresses whose refused CONNECTs are remembered.
+pub const REFUSING_ADDRESSES_MAX: usize = 4096;
+
+fn in_range(value: i64, min: u32, max: u32) -> Result<u32, LimitError> {
+    match u32::try_from(value) {
+        Ok(value) if (min..=max).contains(&value) => Ok(value),
+        _ => Err(LimitError::OutOfRange { min, max }),
+    }
+}
+
+impl fmt::Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownName => {
+                f.write_str("no such limit; the limits are ")?;
+                for (i, knob) in Limits::KNOBS.iter().enumerate() {
+                    let comma = if i == 0 { "" } else { ", " };
+                    write!(f, "{comma}{}", knob.name)?;
+                }
+                Ok(())
+            }
+            Self::OutOfRange { min, max } => write!(f, "must be a whole number from {min} to {max}"),
+        }
+    }
+}
+
+impl std::error::Error for LimitError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_knob_is_set_by_its_name_within_its_range() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.set("connections", 10_000), Ok(()));
+        assert_eq!(limits.connections, 10_000);
+        assert_eq!(limits.set("connections", 0), Err(LimitError::OutOfRange { min: 1, max: 1_000_000 }));
+        assert_eq!(limits.set("connections", -1), Err(LimitError::OutOfRange { min: 1, max: 1_000_000 }));
+        assert_eq!(limits.set("connexions", 1), Err(LimitError::UnknownName));
+        assert_eq!(limits.connections, 10_000);
+    }
+
+    #[test]
+    fn every_knob_accepts_its_own_default_and_ends() {
+        let mut limits = Limits::default();
+        for knob in Limits::KNOBS {
+            for value in [knob.min, knob.max, knob.default] {
+                assert_eq!(limits.set(knob.name, value.into()), Ok(()), "{}", knob.name);
+            }
+        }
+        assert_eq!(limits, Limits::default());
+    }
+}

@@ -1,0 +1,205 @@
+//! Why a connection ends: one variant per cause, with the words for the log and the code for a version 5 client.
+
+use std::fmt;
+
+use crate::mqtt::{DecodeError, PacketType, ReasonCode};
+
+use super::refusal::Refusal;
+
+/// Why the broker, or the peer, ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client sent DISCONNECT; its will is forgotten. [§3.14.4]
+    Disconnected,
+    /// The client sent DISCONNECT with 0x04: it wants its will published. [§3.14.2.1]
+    DisconnectedWithWill,
+    /// The client closed the connection without a word.
+    PeerClosed,
+    /// The connection failed underneath: reset, time-out, TLS error.
+    TransportFailed,
+    /// The first bytes on the TLS listener were plain MQTT or HTTP.
+    PlainOnTlsListener,
+    /// A packet broke a rule that can be checked on it alone.
+    Malformed(DecodeError),
+    /// The first packet was not CONNECT. [MQTT-3.1.0-1]
+    FirstPacketNotConnect(PacketType),
+    /// The first bytes were a TLS handshake, on a listener without TLS.
+    TlsOnPlainListener,
+    /// The first bytes were an HTTP request.
+    HttpOnMqttListener,
+    /// A second CONNECT on one connection. [MQTT-3.1.0-2]
+    SecondConnect,
+    /// A packet that only a server, or nobody in this state, may send.
+    UnexpectedPacket(PacketType),
+    /// CONNECT was refused; the CONNACK said why.
+    Refused(Refusal),
+    /// No complete CONNECT within `connect_timeout_s`.
+    ConnectTimeout,
+    /// A packet was begun and not finished within `packet_timeout_s`.
+    PacketTimeout,
+    /// Nothing heard for one and a half keep-alives. [MQTT-3.1.2-24]
+    KeepAliveTimeout,
+    /// The packet's header announced more than `packet_bytes`, or `connect_bytes` for a CONNECT.
+    PacketTooLarge,
+    /// A PUBLISH or will with QoS 2, which the CONNACK ruled out.
+    QoSNotSupported,
+    /// More unacknowledged QoS 1 messages than the Receive Maximum. [MQTT-3.3.4-7]
+    ReceiveMaximumExceeded,
+    /// A topic alias, though none were offered. [MQTT-3.3.2-9]
+    TopicAliasInvalid,
+    /// A subscription identifier in a PUBLISH to the server. [MQTT-3.3.4-6]
+    SubscriptionIdentifierInPublish,
+    /// A topic longer or deeper than `topic_bytes` and `topic_levels`.
+    TopicTooLong,
+    /// A publish outside the device's rights, before version 5.
+    TopicNotAllowed,
+    /// More filters in one packet than `filters_per_packet`.
+    TooManyFilters,
+    /// More user properties than `user_properties`.
+    TooManyUserProperties,
+    /// The answer is larger than the client's own Maximum Packet Size. [MQTT-3.1.2-24]
+    AnswerTooLarge,
+    /// A session expiry in DISCONNECT after CONNECT had none. [§3.14.2.2.2]
+    SessionExpiryRaised,
+    /// Another connection with the same device and client id took over. [MQTT-3.1.4-3]
+    TakenOver,
+    /// The device has more than `connections_per_device`; the oldest goes.
+    TooManyOfDevice,
+    /// The listener's table is full.
+    TooManyConnections,
+    /// The address has more than `connections_per_address`.
+    TooManyFromAddress,
+    /// Waited for CONNECT the longest while others wanted in.
+    MadeRoom,
+    /// The device's token was changed, or the device disabled or removed.
+    CredentialsChanged,
+    /// What the client published could not be made durable: it has no answer and should send it again.
+    StoreFailed,
+    /// The broker is stopping.
+    ShuttingDown,
+}
+
+impl CloseReason {
+    /// The code of the DISCONNECT a version 5 client gets; `None` where nobody is left to read it.
+    pub fn disconnect_code(self) -> Option<ReasonCode> {
+        Some(match self {
+            Self::Disconnected | Self::DisconnectedWithWill | Self::PeerClosed | Self::TransportFailed => {
+                return None;
+            }
+            Self::Refused(_) | Self::AnswerTooLarge => return None,
+            Self::FirstPacketNotConnect(_) | Self::TlsOnPlainListener | Self::HttpOnMqttListener => {
+                return None;
+            }
+            Self::PlainOnTlsListener => return None,
+            Self::ConnectTimeout | Self::TooManyConnections | Self::TooManyFromAddress | Self::MadeRoom => {
+                return None;
+            }
+            Self::Malformed(error) => error.reason_code(),
+            Self::SecondConnect
+            | Self::UnexpectedPacket(_)
+            | Self::SubscriptionIdentifierInPublish
+            | Self::SessionExpiryRaised => ReasonCode::ProtocolError,
+            Self::PacketTimeout => ReasonCode::MalformedPacket,
+            Self::KeepAliveTimeout => ReasonCode::KeepAliveTimeout,
+            Self::PacketTooLarge | Self::TooManyUserProperties => ReasonCode::PacketTooLarge,
+            Self::QoSNotSupported => ReasonCode::QoSNotSupported,
+            Self::ReceiveMaximumExceeded => ReasonCode::ReceiveMaximumExceeded,
+            Self::TopicAliasInvalid => ReasonCode::TopicAliasInvalid,
+            Self::TopicTooLong => ReasonCode::TopicNameInvalid,
+            Self::TopicNotAllowed => ReasonCode::NotAuthorized,
+            Self::TooManyFilters | Self::TooManyOfDevice => ReasonCode::QuotaExceeded,
+            Self::TakenOver => ReasonCode::SessionTakenOver,
+            Self::CredentialsChanged => ReasonCode::AdministrativeAction,
+            Self::StoreFailed => ReasonCode::ServerBusy,
+            Self::ShuttingDown => ReasonCode::ServerShuttingDown,
+        })
+    }
+
+    /// Whether the client's will is to be published. [MQTT-3.1.2-8]
+    pub fn publishes_will(self) -> bool {
+        self != Self::Disconnected
+    }
+
+    /// Whether a person should hear of it: somebody did something that will not work.
+    pub fn is_noteworthy(self) -> bool {
+        !matches!(
+            self,
+            Self::Disconnected
+                | Self::DisconnectedWithWill
+                | Self::PeerClosed
+                | Self::TransportFailed
+                | Self::ShuttingDown
+                | Self::StoreFailed
+        )
+    }
+
+    /// A short fixed name: the label of its counter, and what log lines are bounded by.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Disconnected | Self::DisconnectedWithWill => "disconnected",
+            Self::PeerClosed => "peer closed",
+            Self::TransportFailed => "transport failed",
+            Self::Malformed(_) => "malformed",
+            Self::FirstPacketNotConnect(_) => "first packet not CONNECT",
+            Self::TlsOnPlainListener => "TLS on plain listener",
+            Self::HttpOnMqttListener => "HTTP on MQTT listener",
+            Self::PlainOnTlsListener => "plain bytes on TLS listener",
+            Self::SecondConnect => "second CONNECT",
+            Self::UnexpectedPacket(_) => "unexpected packet",
+            Self::Refused(_) => "refused",
+            Self::ConnectTimeout => "connect timeout",
+            Self::PacketTimeout => "packet timeout",
+            Self::KeepAliveTimeout => "keep-alive timeout",
+            Self::PacketTooLarge => "packet too large",
+            Self::QoSNotSupported => "QoS not supported",
+            Self::ReceiveMaximumExceeded => "receive maximum exceeded",
+            Self::TopicAliasInvalid => "topic alias invalid",
+            Self::SubscriptionIdentifierInPublish => "subscription identifier in PUBLISH",
+            Self::TopicTooLong => "topic too long",
+            Self::TopicNotAllowed => "topic not allowed",
+            Self::TooManyFilters => "too many filters",
+            Self::TooManyUserProperties => "too many user properties",
+            Self::AnswerTooLarge => "answer too large",
+            Self::SessionExpiryRaised => "session expiry raised",
+            Self::TakenOver => "taken over",
+            Self::TooManyOfDevice => "too many of device",
+            Self::TooManyConnections => "too many connections",
+            Self::TooManyFromAddress => "too many from address",
+            Self::MadeRoom => "made room",
+            Self::CredentialsChanged => "credentials changed",
+            Self::StoreFailed => "store failed",
+            Self::ShuttingDown => "shutting down",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(error) => write!(f, "{error} [{}]", error.clause()),
+            Self::FirstPacketNotConnect(kind) => write!(f, "the first packet was {kind:?}, not Connect"),
+            Self::TlsOnPlainListener => {
+                f.write_str("a TLS handshake on the listener without TLS; point the client at the TLS port (8883)")
+            }
+            Self::HttpOnMqttListener => f.write_str("an HTTP request; this port speaks MQTT"),
+            Self::PlainOnTlsListener => {
+                f.write_str("plain bytes on the TLS listener; point the client at the plain port (1883) or let it use TLS")
+            }
+            Self::UnexpectedPacket(kind) => write!(f, "a client may not send {kind:?} here"),
+            Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::ConnectTimeout => f.write_str("no CONNECT arrived in time"),
+            Self::PacketTimeout => f.write_str("a packet was begun and not finished in time"),
+            Self::KeepAliveTimeout => f.write_str("nothing heard for one and a half keep-alives"),
+            Self::QoSNotSupported => f.write_str("QoS 2 is not offered"),
+            Self::TopicNotAllowed => f.write_str("it published to a topic that devices have no right to"),
+            Self::TooManyOfDevice => f.write_str("the device opened more connections than connections_per_device"),
+            Self::TooManyConnections => f.write_str("all connections are taken (limit `connections`)"),
+            Self::TooManyFromAddress => f.write_str("the address holds connections_per_address already"),
+            Self::MadeRoom => f.write_str("it waited without CONNECT while others wanted in"),
+            Self::CredentialsChanged => f.write_str("its token was changed, or its device disabled or removed"),
+            Self::StoreFailed => f.write_str("what it published could not be stored"),
+            Self::TakenOver => f.write_str("another connection with its client id took over"),
+            other => f.write_str(other.label()),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The journal's one writer: a batch goes in as one transaction and is on disk when [`Buffer::append`] returns.
+//!
+//! Knows nothing of acknowledgements. On doubt it closes the journal and says so; what then is in it is known only
+//! after [`Buffer::reopen`], which may find the doubtful batch written.
+//!
+//! ```text
+//!            append, set_clock, checkpoint fail        reopen succeeds
+//!   OPEN ───────────────────────────────────────> CLOSED ───────────> OPEN
+//!     └── full or busy: stays open, nothing of the batch is in it
+//! ```
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, hooks::Wal, params};
+
+use super::{
+    boots::{self, Boot, BootId},
+    checksum::JournalRow,
+    data_dir::DataDir,
+    error::{Attempt, StoreError},
+    file_identity::{self, OpenedFiles},
+    health,
+    journal_devices::{Fresh, JournalDevices},
+    open::{self, StoreOptions, WAL_PAGES},
+    quarantine,
+    schema::JOURNAL,
+};
+use crate::{
+    clock::{ClockState, Now},
+    ids::Seq,
+    record::Batch,
+};
+
+/// How long the pages are looked over at a start: devices wait meanwhile.
+const OPEN_CHECK_TIME: Duration = Duration::from_millis(500);
+/// How long the pages are looked over after a failure.
+const REOPEN_CHECK_TIME: Duration = Duration::from_secs(2);
+
+/// The journal of readings, open for writing; one per data directory, see [`DataDir::lock`].
+#[derive(Debug)]
+pub struct Buffer {
+    /// None while CLOSED. Stands before `files`, so that SQLite lets go of its locks first.
+    connection: Option<Connection>,
+    /// None on a VFS without real files.
+    files: Option<OpenedFiles>,
+    path: PathBuf,
+    options: StoreOptions,
+    boot_id: BootId,
+    boot: Boot,
+    last_seq: Seq,
+    devices: JournalDevices,
+    quarantine_dropped: u64,
+}
+
+/// An open journal that has passed its checks.
+struct Sound {
+    connection: Connection,
+    boot: Boot,
+    last_seq: Seq,
+}
+
+/// What a committed batch has changed besides the journal.
+struct Committed {
+    fresh: Fresh,
+    dropped: u64,
+}
+
+impl Buffer {
+    /// Opens or makes the journal in `dir`, checks it, and notes this boot and its clock in it.
+    ///
+    /// Opened before any [`BufferReader`](super::BufferReader) of this process, and dropped after them.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; [`StoreError::Corrupt`] if the file must be moved aside first.
+    pub fn open(
+        dir: &DataDir,
+        options: &StoreOptions,
+        boot: &BootId,
+        now: Now,
+        clock: ClockState,
+    ) -> Result<Buffer, StoreError> {
+        let path = dir.buffer_path();
+        if options.vfs.is_none() {
+            file_identity::forget_cached_wal(&path);
+        }
+        let sound = open_sound(&path, options, boot, now.mono.as_millis(), clock, OPEN_CHECK_TIME)?;
+        let files = note_files(&path, options, None)?;
+        Ok(Buffer {
+            connection: Some(sound.connection),
+            files,
+            path,
+            options: options.clone(),
+            boot_id: boot.clone(),
+            boot: sound.boot,
+            last_seq: sound.last_seq,
+            devices: JournalDevices::default(),
+            quarantine_dropped: 0,
+        })
+    }
+
+    /// The place of the last reading known to be on disk; `Seq(0)` if there was none yet.
+    pub fn last_seq(&self) -> Seq {
+        self.last_seq
+    }
+
+    /// How many payloads were dropped from quarantine since the journal was first opened.
+    pub fn quarantine_dropped(&self) -> u64 {
+        self.quarantine_dropped
+    }
+
+    /// How many payloads are in quarantine.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn quarantine_len(&self) -> Result<u64, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        quarantine::len(connection).map_err(|e| Attempt::new("count the quarantine of", &self.path).sql(e))
+    }
+
+    /// Writes `batch` in one transaction; it is on disk, under its own name, when this returns `Ok`.
+    ///
+    /// # Errors
+    /// After [`StoreError::Full`] and [`StoreError::Busy`] the journal stays open without the batch, which may be tried
+    /// again. After any other error it is closed, and whether the batch is in it is unknown until [`Buffer::reopen`].
+    ///
+    /// # Panics
+    /// If the records do not follow [`Buffer::last_seq`] one by one.
+    pub fn append(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let Some(connection) = &mut self.connection else { return Err(self.closed()) };
+        assert_consecutive(self.last_seq, batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match commit(connection, &self.devices, self.boot, self.options.quarantine_rows, batch) {
+            Ok(committed) => {
+                self.verify_files()?;
+                self.devices.adopt(committed.fresh);
+                self.quarantine_dropped += committed.dropped;
+                self.last_seq = batch.last_seq().unwrap_or(self.last_seq);
+                Ok(())
+            }
+            Err(error) => Err(self.after_failure("append to the journal", error)),
+        }
+    }
+
+    /// Notes where this boot lies in wall time, if that differs from what is noted; all its readings move with it.
+    ///
+    /// A boot once synchronised stays so, and then follows only a clock that still is.
+    ///
+    /// # Errors
+    /// As [`Buffer::append`]; the clock counts as not noted.
+    pub fn set_clock(&mut self, clock: ClockState) -> Result<(), StoreError> {
+        let boot = Boot { clock: boots::merge(self.boot.clock, clock), ..self.boot };
+        if boot == self.boot {
+            return Ok(());
+        }
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        match boots::note(connection, boot) {
+            Ok(true) => {
+                self.boot = boot;
+                Ok(())
+            }
+            Ok(false) => {
+                let missing = format!("boot {} has no row", boot.number);
+                self.close_doubtful();
+                Err(Attempt::new("note the clock in the journal", &self.path).corrupt(missing))
+            }
+            Err(error) => Err(self.after_failure("note the clock in the journal", error)),
+        }
+    }
+
+    /// Copies the log into the database as far as no reader is in the way; the log file keeps its size.
+    ///
+    /// For idle moments: a busy journal does it on its own.
+    ///
+    /// # Errors
+    /// As [`Buffer::append`].
+    pub fn checkpoint(&mut self) -> Result<(), StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        let outcome = checkpoint(connection);
+        outcome.map_err(|error| self.after_failure("checkpoint the journal", error))
+    }
+
+    /// Closes the journal and opens it again from what the storage holds; to be called until it succeeds.
+    ///
+    /// The kernel's copy of the files is dropped, the pages are looked over for up to two seconds, and one transaction
+    /// must come back from disk. Afterwards [`Buffer::last_seq`] may lie beyond the last append that returned `Ok`: the
+    /// batch that failed was written after all. Readers of this process should be closed meanwhile.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the journal then stays closed.
+    pub fn reopen(&mut self) -> Result<(), StoreError> {
+        self.close_doubtful();
+        if let Some(files) = &self.files {
+            files.forget_cached();
+        }
+        // The boot is still the same, whatever its last reading says, so no time can lie in its future.
+        let (clock, any_time) = (self.boot.clock, i64::MAX);
+        let sound = open_sound(&self.path, &self.options, &self.boot_id, any_time, clock, REOPEN_CHECK_TIME)?;
+        let earlier = self.files.take();
+        self.files = note_files(&self.path, &self.options, earlier)?;
+        if sound.last_seq < self.last_seq {
+            let (path, found, confirmed) = (self.path.display(), sound.last_seq.0, self.last_seq.0);
+            log::error!("the storage lost readings: {path} ends at {found}, and {confirmed} was on it");
+        }
+        self.connection = Some(sound.connection);
+        self.boot = sound.boot;
+        // Never back: a place once confirmed is not given to another reading.
+        self.last_seq = self.last_seq.max(sound.last_seq);
+        self.devices.forget();
+        Ok(())
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Closed { path: self.path.clone() }
+    }
+
+    fn verify_files(&mut self) -> Result<(), StoreError> {
+        let verified = self.files.as_ref().map_or(Ok(()), OpenedFiles::verify);
+        if verified.is_err() {
+            self.close_doubtful();
+        }
+        verified
+    }
+
+    fn after_failure(&mut self, action: &'static str, error: rusqlite::Error) -> StoreError {
+        let error = Attempt::new(action, &self.path).sql(error);
+        // Neither comes from a flush, so SQLite has rolled back for certain: the next commit takes the place of whatever
+        // was written. Reopening a full disk would need space itself.
+        let harmless = matches!(error, StoreError::Full(_) | StoreError::Busy(_));
+        let idle = self.connection.as_ref().is_some_and(Connection::is_autocommit);
+        if !(harmless && idle) {
+            self.close_doubtful();
+        }
+        error
+    }
+
+    /// Closes without a checkpoint: it would spread what is doubted, and remove a log that may not be ours.
+    fn close_doubtful(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        if self.files.as_ref().is_some_and(OpenedFiles::only_wal_is_missing) {
+            save_unlinked_wal(&connection, &self.path);
+        }
+        if let Err(error) = open::checkpoint_on_close(&connection, false) {
+            log::debug!("the journal {} checkpoints as it closes: {error}", self.path.display());
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.files.as_ref().is_some_and(|files| files.verify().is_err()) {
+            self.close_doubtful();
+        }
+    }
+}
+
+fn open_sound(
+    path: &Path,
+    options: &StoreOptions,
+    boot_id: &BootId,
+    now_ms: i64,
+    clock: ClockState,
+    check_time: Duration,
+) -> Result<Sound, StoreError> {
+    let attempt = Attempt::new(JOURNAL.open_action, path);
+    let mut connection = open::open_writer(path, &JOURNAL, options)?;
+    health::quick_check(&mut connection, path, check_time)?;
+    // What an earlier run could not flush is written once more, and the log starts anew: a commit must not lean on
+    // frames of which the storage may hold less than the kernel's copy says.
+    checkpoint(&connection).map_err(|e| attempt.sql(e))?;
+    let (boot, canary) = begin(&mut connection, boot_id, now_ms, clock).map_err(|e| attempt.sql(e))?;
+    health::expect_canary(&connection, path, canary)?;
+    let last_seq = read_last_seq(&connection).map_err(|e| attempt.sql(e))?;
+    // Replaces SQLite's own automatic checkpoint, which keeps its I/O errors to itself.
+    connection.wal_hook(Some(checkpoint_long_log)).map_err(|e| attempt.sql(e))?;
+    open::checkpoint_on_close(&connection, true).map_err(|e| attempt.sql(e))?;
+    Ok(Sound { connection, boot, last_seq })
+}
+
+fn begin(
+    connection: &mut Connection,
+    boot_id: &BootId,
+    now_ms: i64,
+    clock: ClockState,
+) -> rusqlite::Result<(Boot, i64)> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let boot = boots::resume(&transaction, boot_id, now_ms, clock)?;
+    let canary = health::release_canary(&transaction)?;
+    transaction.commit()?;
+    Ok((boot, canary))
+}
+
+fn read_last_seq(connection: &Connection) -> rusqlite::Result<Seq> {
+    let last: i64 =
+        connection.query_row("SELECT coalesce(max(seq), 0) FROM journal", [], |row| row.get(0))?;
+    Ok(Seq(u64::try_from(last).unwrap_or(0)))
+}
+
+fn note_files(
+    path: &Path,
+    options: &StoreOptions,
+    earlier: Option<OpenedFiles>,
+) -> Result<Option<OpenedFiles>, StoreError> {
+    match options.vfs {
+        Some(_) => Ok(None),
+        None => OpenedFiles::note(path, earlier).map(Some),
+    }
+}
+
+fn assert_consecutive(last_seq: Seq, batch: &Batch) {
+    let mut expected = last_seq;
+    for record in &batch.records {
+        expected = expected.next();
+        assert!(record.seq == expected, "reading {} came where {} belongs", record.seq.0, expected.0);
+    }
+}
+
+fn commit(
+    connection: &mut Connection,
+    devices: &JournalDevices,
+    boot: Boot,
+    quarantine_rows: u32,
+    batch: &Batch,
+) -> rusqlite::Result<Committed> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut fresh = Fresh::default();
+    write_records(&transaction, devices, &mut fresh, boot, batch)?;
+    let dropped =
+        quarantine::keep(&transaction, devices, &mut fresh, boot, &batch.quarantined, quarantine_rows)?;
+    transaction.commit()?;
+    Ok(Committed { fresh, dropped })
+}
+
+fn write_records(
+    transaction: &Transaction<'_>,
+    devices: &JournalDevices,
+    fresh: &mut Fresh,
+    boot: Boot,
+    batch: &Batch,
+) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare(
+        "INSERT INTO journal (seq, device, boot, at_ms, device_ts, payload, checksum)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for record in &batch.records {
+        let row = JournalRow {
+            seq: i64::try_from(record.seq.0).expect("a reading per nanosecond takes 292 years to get there"),
+            device: devices.number(transaction, fresh, &record.device)?,
+            boot: boot.number,
+            at_ms: record.received.as_millis(),
+            device_ts: record.device_ts,
+            payload: record.values.as_bytes(),
+        };
+        let checksum = row.checksum();
+        insert.execute(params![
+            row.seq,
+            row.device,
+            row.boot,
+            row.at_ms,
+            row.device_ts,
+            record.values,
+            checksum
+        ])?;
+    }
+    Ok(())
+}
+
+/// Runs after every commit. An error makes the commit report it, though the batch is on disk: it is then in doubt, and
+/// the reopening that follows writes everything of the log again.
+fn checkpoint_long_log(wal: &mut Wal, pages: i32) -> rusqlite::Result<()> {
+    if pages < WAL_PAGES {
+        return Ok(());
+    }
+    match wal.checkpoint() {
+        // The log holds everything and grows a little; the next commit tries again.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
+        outcome => unless_busy(outcome),
+    }
+}
+
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    unless_busy(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))
+}
+
+fn unless_busy(outcome: rusqlite::Result<()>) -> rusqlite::Result<()> {
+    match outcome {
+        Err(error) if is_busy(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// The log was deleted, but it lives as long as it is open: its readings go into the database now or never.
+fn save_unlinked_wal(connection: &Connection, path: &Path) {
+    match checkpoint(connection) {
+        Ok(()) => log::warn!("the log of {} was deleted; its readings were saved", path.display()),
+        Err(error) => {
+            log::error!("the log of {} was deleted, its readings may be lost: {error}", path.display())
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "buffer_tests.rs"]
+mod tests;

@@ -1,0 +1,34 @@
+//! What survives: the registry of devices and the journal of readings, two SQLite databases in one directory.
+//!
+//! Knows files, SQL and how disks fail. Knows no socket, no packet and no policy: it reports a failure with what was
+//! tried, and the broker decides who is closed. `registry.db` is rarely written and shared with the command line;
+//! `buffer.db` has one writer, the running broker, and any number of readers.
+//!
+//! A running broker holds [`DataDir::lock`], opens [`Registry`] and [`Buffer`], and calls [`Buffer::append`] once per
+//! turn. When that fails, the batch is *unknown*: its publishers are closed and [`Buffer::reopen`] is called until it
+//! succeeds; only then is [`Buffer::last_seq`] meaningful again.
+
+mod boots;
+mod buffer;
+mod checksum;
+mod data_dir;
+mod error;
+mod file_identity;
+mod health;
+mod journal_devices;
+mod open;
+mod private_file;
+mod quarantine;
+mod reader;
+mod registry;
+mod schema;
+#[cfg(test)]
+mod test_bench;
+
+pub use boots::BootId;
+pub use buffer::Buffer;
+pub use data_dir::{DataDir, DataDirLock};
+pub use error::{Failure, StoreError};
+pub use open::StoreOptions;
+pub use reader::{BufferReader, Query, StoredReading};
+pub use registry::Registry;

@@ -1,0 +1,262 @@
+//! The devices and what their tokens hash to: rarely written, shared by the broker and the command line.
+//!
+//! A row that cannot be read, or whose checksum does not match, is an error: it never lets anybody in.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+
+use super::{
+    checksum::device_checksum,
+    data_dir::DataDir,
+    error::{Attempt, StoreError},
+    open::{self, StoreOptions},
+    schema::REGISTRY,
+};
+use crate::{
+    clock::Wall,
+    device::{Device, TokenHash},
+    ids::{DeviceId, DeviceName},
+};
+
+const READ: &str = "read the registry";
+const CHANGE: &str = "change the registry";
+
+/// The registry of devices, open for reading and writing; several processes may have it open at once.
+#[derive(Debug)]
+pub struct Registry {
+    connection: Connection,
+    path: PathBuf,
+    /// What SQLite's `data_version` was when [`Registry::has_changed`] was last asked.
+    data_version: i64,
+}
+
+/// A row as read: a device, or the id of one that is damaged.
+type Readable = Result<Device, i64>;
+
+impl Registry {
+    /// Opens or makes the registry in `dir`.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub fn open(dir: &DataDir, options: &StoreOptions) -> Result<Registry, StoreError> {
+        let path = dir.registry_path();
+        let connection = open::open_writer(&path, &REGISTRY, options)?;
+        let attempt = Attempt::new(REGISTRY.open_action, &path);
+        open::checkpoint_on_close(&connection, true).map_err(|e| attempt.sql(e))?;
+        let data_version = data_version(&connection).map_err(|e| attempt.sql(e))?;
+        Ok(Registry { connection, path, data_version })
+    }
+
+    /// Every device, sorted by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if any row is damaged: half a registry is none.
+    pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
+        let attempt = Attempt::new(READ, &self.path);
+        let rows = read_all(&self.connection).map_err(|e| attempt.sql(e))?;
+        rows.into_iter().map(|row| row.map_err(|id| damaged(attempt, id))).collect()
+    }
+
+    /// The device called `name`, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if its row is damaged.
+    pub fn find(&self, name: &DeviceName) -> Result<Option<Device>, StoreError> {
+        find(&self.connection, name, Attempt::new(READ, &self.path))
+    }
+
+    /// Adds a device that is let in from now on, created `now`.
+    ///
+    /// # Errors
+    /// [`StoreError::DuplicateName`] or [`StoreError::DuplicateToken`].
+    pub fn add(&mut self, name: &DeviceName, token: &TokenHash, now: Wall) -> Result<Device, StoreError> {
+        self.change(|transaction, attempt| {
+            let sql = |error| attempt.sql(error);
+            let taken = "SELECT EXISTS (SELECT 1 FROM devices WHERE name = ?1)";
+            if transaction.query_row(taken, [name.as_str()], |row| row.get(0)).map_err(sql)? {
+                return Err(StoreError::DuplicateName { name: name.clone() });
+            }
+            refuse_used_token(transaction, token, None, attempt)?;
+            // The id is part of the checksum and known only now; nobody sees the row in between.
+            transaction
+                .execute(
+                    "INSERT INTO devices (name, token_hash, enabled, created_ms, checksum) VALUES (?1, ?2, 1, ?3, 0)",
+                    params![name.as_str(), token.0, now.0],
+                )
+                .map_err(sql)?;
+            let id = DeviceId(transaction.last_insert_rowid());
+            let (name, token_hash) = (name.clone(), *token);
+            let device = Device { id, name, token_hash, enabled: true, created: now, last_seen: None };
+            write(transaction, &device).map_err(sql)?;
+            Ok(device)
+        })
+    }
+
+    /// Gives the device another token; the old one opens nothing any more.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or [`StoreError::DuplicateToken`] if another device has it.
+    pub fn set_token(&mut self, name: &DeviceName, token: &TokenHash) -> Result<Device, StoreError> {
+        self.change(|transaction, attempt| {
+            let device = existing(transaction, name, attempt)?;
+            refuse_used_token(transaction, token, Some(device.id), attempt)?;
+            let device = Device { token_hash: *token, ..device };
+            write(transaction, &device).map_err(|e| attempt.sql(e))?;
+            Ok(device)
+        })
+    }
+
+    /// Lets the device in, or keeps it out without forgetting it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub fn set_enabled(&mut self, name: &DeviceName, enabled: bool) -> Result<Device, StoreError> {
+        self.change(|transaction, attempt| {
+            let device = Device { enabled, ..existing(transaction, name, attempt)? };
+            write(transaction, &device).map_err(|e| attempt.sql(e))?;
+            Ok(device)
+        })
+    }
+
+    /// Removes the device, even if the rest of its row is damaged; its id is never given again.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub fn remove(&mut self, name: &DeviceName) -> Result<(), StoreError> {
+        self.change(|transaction, attempt| {
+            let removed = transaction.execute("DELETE FROM devices WHERE name = ?1", [name.as_str()]);
+            match removed.map_err(|e| attempt.sql(e))? {
+                0 => Err(StoreError::NotFound { name: name.clone() }),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Notes when devices were last seen; one transaction, and none if there is nothing to note.
+    ///
+    /// A device removed meanwhile is passed over.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn note_seen(&mut self, seen: &[(DeviceId, Wall)]) -> Result<(), StoreError> {
+        if seen.is_empty() {
+            return Ok(());
+        }
+        self.change(|transaction, attempt| {
+            for (id, at) in seen {
+                transaction
+                    .execute("UPDATE devices SET last_seen_ms = ?2 WHERE id = ?1", params![id.0, at.0])
+                    .map_err(|e| attempt.sql(e))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether another connection has changed the registry since this was last asked, or since it was opened.
+    ///
+    /// # Errors
+    /// If it cannot be read; ask again, no change is missed.
+    pub fn has_changed(&mut self) -> Result<bool, StoreError> {
+        let found = data_version(&self.connection).map_err(|e| Attempt::new(READ, &self.path).sql(e))?;
+        let changed = found != self.data_version;
+        self.data_version = found;
+        Ok(changed)
+    }
+
+    fn change<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>, Attempt<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let attempt = Attempt::new(CHANGE, Path::new(&self.path));
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|e| attempt.sql(e))?;
+        let done = work(&transaction, attempt)?;
+        transaction.commit().map_err(|e| attempt.sql(e))?;
+        Ok(done)
+    }
+}
+
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "data_version", |row| row.get(0))
+}
+
+fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Readable>> {
+    let sql =
+        "SELECT id, name, token_hash, enabled, created_ms, last_seen_ms, checksum FROM devices ORDER BY name";
+    connection.prepare(sql)?.query_map([], decode)?.collect()
+}
+
+fn find(
+    connection: &Connection,
+    name: &DeviceName,
+    attempt: Attempt<'_>,
+) -> Result<Option<Device>, StoreError> {
+    let sql = "SELECT id, name, token_hash, enabled, created_ms, last_seen_ms, checksum FROM devices WHERE name = ?1";
+    let row = connection.query_row(sql, [name.as_str()], decode).optional().map_err(|e| attempt.sql(e))?;
+    row.transpose().map_err(|id| damaged(attempt, id))
+}
+
+fn existing(
+    transaction: &Transaction<'_>,
+    name: &DeviceName,
+    attempt: Attempt<'_>,
+) -> Result<Device, StoreError> {
+    find(transaction, name, attempt)?.ok_or_else(|| StoreError::NotFound { name: name.clone() })
+}
+
+fn refuse_used_token(
+    transaction: &Transaction<'_>,
+    token: &TokenHash,
+    by_others_than: Option<DeviceId>,
+    attempt: Attempt<'_>,
+) -> Result<(), StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM devices WHERE token_hash = ?1 AND id IS NOT ?2)";
+    let own = by_others_than.map(|id| id.0);
+    let used =
+        transaction.query_row(sql, params![token.0, own], |row| row.get(0)).map_err(|e| attempt.sql(e))?;
+    if used { Err(StoreError::DuplicateToken) } else { Ok(()) }
+}
+
+fn write(transaction: &Transaction<'_>, device: &Device) -> rusqlite::Result<()> {
+    transaction
+        .execute(
+            "UPDATE devices SET token_hash = ?2, enabled = ?3, checksum = ?4 WHERE id = ?1",
+            params![device.id.0, device.token_hash.0, device.enabled, checksum(device)],
+        )
+        .map(drop)
+}
+
+fn checksum(device: &Device) -> i64 {
+    let Device { id, name, token_hash, enabled, created, last_seen: _ } = device;
+    device_checksum(id.0, *enabled, created.0, &token_hash.0, name.as_str())
+}
+
+fn decode(row: &Row<'_>) -> rusqlite::Result<Readable> {
+    let id: i64 = row.get(0)?;
+    let device =
+        decode_values(id, row).filter(|device| row.get(6).is_ok_and(|sum: i64| sum == checksum(device)));
+    Ok(device.ok_or(id))
+}
+
+fn decode_values(id: i64, row: &Row<'_>) -> Option<Device> {
+    let enabled: i64 = row.get(3).ok()?;
+    Some(Device {
+        id: DeviceId(id),
+        name: DeviceName::parse(&row.get::<_, String>(1).ok()?).ok()?,
+        token_hash: TokenHash(row.get(2).ok()?),
+        enabled: matches!(enabled, 0 | 1).then_some(enabled == 1)?,
+        created: Wall(row.get(4).ok()?),
+        last_seen: row.get::<_, Option<i64>>(5).ok()?.map(Wall),
+    })
+}
+
+fn damaged(attempt: Attempt<'_>, id: i64) -> StoreError {
+    attempt.corrupt(format!("the row of device {id} is damaged, nobody is let in by it; remove that device"))
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

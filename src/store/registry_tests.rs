@@ -1,0 +1,200 @@
+//! Tests of the registry: who is found, who is refused, and what damage does.
+
+use super::*;
+use crate::store::test_bench::{Bench, name};
+
+const NOW: Wall = Wall(1_700_000_000_000);
+
+fn token(text: &str) -> TokenHash {
+    TokenHash::of(text)
+}
+
+/// A registry with a device "pump" whose token is "p".
+fn with_pump() -> (Bench, Registry) {
+    let bench = Bench::new();
+    let mut registry = bench.registry();
+    registry.add(&name("pump"), &token("p"), NOW).expect("added");
+    (bench, registry)
+}
+
+fn damage(registry: &Registry, change: &str) {
+    let sql = format!("PRAGMA ignore_check_constraints=ON; UPDATE devices SET {change}");
+    registry.connection.execute_batch(&sql).expect("changed");
+}
+
+#[test]
+fn a_device_is_found_again_after_a_restart() {
+    let (bench, registry) = with_pump();
+    drop(registry);
+    let registry = bench.registry();
+    let pump = registry.find(&name("pump")).expect("read").expect("there");
+    let expected = Device {
+        id: DeviceId(1),
+        name: name("pump"),
+        token_hash: token("p"),
+        enabled: true,
+        created: NOW,
+        last_seen: None,
+    };
+    assert_eq!(pump, expected);
+    assert_eq!(registry.find(&name("Pump")).expect("read"), None);
+}
+
+#[test]
+fn devices_come_sorted_by_name() {
+    let (_bench, mut registry) = with_pump();
+    registry.add(&name("fan"), &token("f"), NOW).expect("added");
+    registry.add(&name("valve"), &token("v"), NOW).expect("added");
+    let names: Vec<_> = registry.devices().expect("read").into_iter().map(|device| device.name).collect();
+    assert_eq!(names, [name("fan"), name("pump"), name("valve")]);
+}
+
+#[test]
+fn a_name_or_a_token_is_given_once() {
+    let (_bench, mut registry) = with_pump();
+    let error = registry.add(&name("pump"), &token("x"), NOW).expect_err("the name is taken");
+    assert!(matches!(&error, StoreError::DuplicateName { name } if name.as_str() == "pump"));
+    assert!(error.to_string().contains("a device named pump exists already"));
+    let error = registry.add(&name("fan"), &token("p"), NOW).expect_err("the token is taken");
+    assert!(matches!(error, StoreError::DuplicateToken));
+    assert!(!error.to_string().contains("pump"), "whose token it is, is not said");
+    registry.add(&name("fan"), &token("f"), NOW).expect("added");
+    assert!(matches!(registry.set_token(&name("fan"), &token("p")), Err(StoreError::DuplicateToken)));
+    assert_eq!(registry.devices().expect("read").len(), 2);
+}
+
+#[test]
+fn a_new_token_takes_the_place_of_the_old_one() {
+    let (_bench, mut registry) = with_pump();
+    let pump = registry.set_token(&name("pump"), &token("new")).expect("set");
+    assert_eq!(registry.find(&name("pump")).expect("read"), Some(pump.clone()));
+    assert_eq!(pump.token_hash, token("new"));
+    registry.set_token(&name("pump"), &token("new")).expect("its own token is no duplicate");
+    registry.add(&name("fan"), &token("p"), NOW).expect("the old token is free");
+}
+
+#[test]
+fn a_device_is_kept_out_and_let_in_again() {
+    let (_bench, mut registry) = with_pump();
+    for enabled in [false, true] {
+        assert_eq!(registry.set_enabled(&name("pump"), enabled).expect("set").enabled, enabled);
+        assert_eq!(registry.find(&name("pump")).expect("read").expect("there").enabled, enabled);
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named_in_the_error() {
+    let (_bench, mut registry) = with_pump();
+    let fan = name("fan");
+    let errors = [
+        registry.set_token(&fan, &token("f")).expect_err("no fan"),
+        registry.set_enabled(&fan, false).expect_err("no fan"),
+        registry.remove(&fan).expect_err("no fan"),
+    ];
+    for error in errors {
+        assert!(matches!(&error, StoreError::NotFound { name } if *name == fan));
+        assert!(error.to_string().contains("fan"));
+    }
+}
+
+#[test]
+fn the_id_of_a_removed_device_is_never_given_again() {
+    let (bench, mut registry) = with_pump();
+    registry.remove(&name("pump")).expect("removed");
+    assert_eq!(registry.devices().expect("read"), []);
+    drop(registry);
+    let again = bench.registry().add(&name("pump"), &token("p"), NOW).expect("added");
+    assert_eq!(again.id, DeviceId(2));
+}
+
+#[test]
+fn when_devices_were_seen_is_noted_and_removed_ones_are_passed_over() {
+    let (_bench, mut registry) = with_pump();
+    registry.note_seen(&[(DeviceId(1), Wall(5)), (DeviceId(99), Wall(6))]).expect("noted");
+    registry.note_seen(&[]).expect("nothing to note");
+    assert_eq!(registry.find(&name("pump")).expect("read").expect("there").last_seen, Some(Wall(5)));
+}
+
+#[test]
+fn only_changes_of_others_are_reported_and_each_once() {
+    let (bench, mut registry) = with_pump();
+    assert!(!registry.has_changed().expect("asked"));
+    registry.set_enabled(&name("pump"), false).expect("set");
+    assert!(!registry.has_changed().expect("its own change"));
+    let mut command_line = bench.registry();
+    assert!(!registry.has_changed().expect("opening changes nothing"));
+    command_line.set_enabled(&name("pump"), true).expect("set");
+    assert!(registry.has_changed().expect("asked"));
+    assert!(!registry.has_changed().expect("asked"));
+    assert!(registry.find(&name("pump")).expect("read").expect("there").enabled);
+}
+
+#[test]
+fn a_damaged_row_is_an_error_and_lets_nobody_in() {
+    let changes = [
+        "enabled = 1 - enabled",
+        "enabled = 7",
+        "token_hash = zeroblob(32)",
+        "token_hash = x'00'",
+        "created_ms = created_ms + 1",
+        "checksum = checksum + 1",
+        "id = 8",
+    ];
+    for change in changes {
+        let (_bench, registry) = with_pump();
+        damage(&registry, change);
+        for error in [registry.find(&name("pump")).expect_err(change), registry.devices().expect_err(change)]
+        {
+            assert!(matches!(&error, StoreError::Corrupt(_)), "{change}: {error}");
+            assert!(error.to_string().contains("row of device"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_row_with_a_damaged_name_is_an_error_too() {
+    for change in ["name = 'pumq'", "name = 'a/b'", "name = ''"] {
+        let (_bench, registry) = with_pump();
+        damage(&registry, change);
+        assert!(matches!(registry.devices(), Err(StoreError::Corrupt(_))), "{change}");
+        assert_eq!(registry.find(&name("pump")).expect("read"), None);
+    }
+}
+
+#[test]
+fn a_damaged_device_cannot_be_changed_but_can_be_removed() {
+    let (_bench, mut registry) = with_pump();
+    damage(&registry, "enabled = 7");
+    assert!(matches!(registry.set_enabled(&name("pump"), true), Err(StoreError::Corrupt(_))));
+    registry.remove(&name("pump")).expect("removed");
+    assert_eq!(registry.devices().expect("sound again"), []);
+}
+
+#[test]
+fn processes_that_start_together_make_one_registry() {
+    let bench = Bench::new();
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let bench = &bench;
+            scope.spawn(move || {
+                let device = format!("device {number}");
+                bench.registry().add(&name(&device), &token(&device), NOW).expect("added");
+            });
+        }
+    });
+    assert_eq!(bench.registry().devices().expect("read").len(), 6);
+}
+
+#[test]
+fn no_token_hash_shows_in_an_error() {
+    let (_bench, mut registry) = with_pump();
+    let hash: String = token("p").0.iter().map(|byte| format!("{byte:02x}")).collect();
+    registry.connection.execute_batch("DROP TABLE devices").expect("dropped");
+    for error in [
+        registry.add(&name("fan"), &token("p"), NOW).expect_err("no table"),
+        registry.find(&name("pump")).map(drop).expect_err("no table"),
+    ] {
+        assert!(matches!(error, StoreError::Other(_)));
+        assert!(!format!("{error} {error:?}").to_lowercase().contains(&hash[..8]));
+    }
+}

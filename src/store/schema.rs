@@ -1,0 +1,233 @@
+//! The tables, their versions, and the way from one version to the next.
+//!
+//! `application_id` says whose file it is, `user_version` how far its schema has come. Each migration is one
+//! transaction; there is no way back, and a schema from the future is left untouched.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::error::{Attempt, StoreError};
+
+/// One database's schema.
+pub(super) struct Schema {
+    /// What the database is to people.
+    pub(super) what: &'static str,
+    /// What opening it is called in an error.
+    pub(super) open_action: &'static str,
+    application_id: i64,
+    /// Migration `n` leads from version `n` to version `n + 1`.
+    migrations: &'static [&'static str],
+}
+
+/// The schema of `buffer.db`.
+pub(super) const JOURNAL: Schema = Schema {
+    what: "journal",
+    open_action: "open the journal",
+    application_id: 0x4642_4A31,
+    migrations: &[JOURNAL_1],
+};
+
+/// The schema of `registry.db`.
+pub(super) const REGISTRY: Schema = Schema {
+    what: "registry",
+    open_action: "open the registry",
+    application_id: 0x4642_5231,
+    migrations: &[REGISTRY_1],
+};
+
+// The journal has no second index and no key out of insertion order: either would write every commit several times.
+const JOURNAL_1: &str = "
+CREATE TABLE boots (
+    boot INTEGER PRIMARY KEY,
+    boot_id TEXT NOT NULL,
+    offset_ms INTEGER NOT NULL,
+    synchronised INTEGER NOT NULL
+) STRICT;
+CREATE TABLE devices (
+    device INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY,
+    device INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    device_ts INTEGER,
+    payload TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE quarantine (
+    id INTEGER PRIMARY KEY,
+    device INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    topic TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+CREATE TABLE health (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    canary INTEGER NOT NULL
+) STRICT;
+INSERT INTO health (id, canary) VALUES (1, 0);
+-- For people: one row per value. The journal leads, so a LIMIT reads no more than it shows, and one damaged
+-- payload does not hide the others.
+CREATE VIEW readings (seq, device, ts, key, value) AS
+SELECT journal.seq, devices.name, coalesce(journal.device_ts, boots.offset_ms + journal.at_ms), item.key, item.value
+FROM journal
+CROSS JOIN devices ON devices.device = journal.device
+CROSS JOIN boots ON boots.boot = journal.boot
+CROSS JOIN json_each(CASE WHEN json_valid(journal.payload) THEN journal.payload ELSE '{}' END) AS item;
+";
+
+const REGISTRY_1: &str = "
+CREATE TABLE devices (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    token_hash BLOB NOT NULL UNIQUE CHECK (length(token_hash) = 32),
+    enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
+    created_ms INTEGER NOT NULL,
+    last_seen_ms INTEGER,
+    checksum INTEGER NOT NULL
+) STRICT;
+";
+
+impl Schema {
+    /// The version this build knows.
+    pub(super) fn version(&self) -> i64 {
+        self.migrations.len() as i64
+    }
+
+    /// Reads the version of the database without writing; 0 is a database nobody has made a table in yet.
+    ///
+    /// # Errors
+    /// If the database is another program's, or a newer version's.
+    pub(super) fn check(&self, connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+        let attempt = Attempt::new(self.open_action, path);
+        let read =
+            |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|e| attempt.sql(e));
+        let version = read("PRAGMA user_version")?;
+        let ours = match read("PRAGMA application_id")? {
+            0 => version == 0 && read("SELECT count(*) FROM sqlite_schema")? == 0,
+            id => id == self.application_id && version > 0,
+        };
+        if !ours {
+            return Err(StoreError::Foreign { what: self.what, path: path.to_owned() });
+        }
+        if version > self.version() {
+            let (path, known) = (path.to_owned(), self.version());
+            return Err(StoreError::NewerSchema { what: self.what, path, found: version, known });
+        }
+        Ok(version)
+    }
+
+    /// Brings the database to the version of this build, one transaction per step.
+    pub(super) fn migrate(&self, connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+        while self.check(connection, path)? < self.version() {
+            self.step(connection).map_err(|e| Attempt::new(self.open_action, path).sql(e))?;
+        }
+        Ok(())
+    }
+
+    fn step(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Read again under the lock: another process may have made the step meanwhile.
+        let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if let Some(migration) =
+            usize::try_from(version).ok().and_then(|version| self.migrations.get(version))
+        {
+            transaction.execute_batch(migration)?;
+            transaction.pragma_update(None, "application_id", self.application_id)?;
+            transaction.pragma_update(None, "user_version", version + 1)?;
+        }
+        transaction.commit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{StoreOptions, open::open_writer};
+
+    const PATH: &str = "/d/buffer.db";
+
+    fn memory(sql: &str) -> Connection {
+        let connection = Connection::open_in_memory().expect("opened");
+        connection.execute_batch(sql).expect("valid SQL");
+        connection
+    }
+
+    #[test]
+    fn a_new_database_gets_every_step_once() {
+        for schema in [JOURNAL, REGISTRY] {
+            let mut connection = memory("");
+            assert_eq!(schema.check(&connection, Path::new(PATH)).expect("empty"), 0);
+            schema.migrate(&mut connection, Path::new(PATH)).expect("migrated");
+            assert_eq!(schema.check(&connection, Path::new(PATH)).expect("ours"), schema.version());
+            schema.migrate(&mut connection, Path::new(PATH)).expect("nothing left to do");
+        }
+    }
+
+    #[test]
+    fn an_older_schema_is_brought_forward_and_keeps_its_rows() {
+        let grown = Schema { migrations: &[JOURNAL_1, "ALTER TABLE boots ADD COLUMN note TEXT"], ..JOURNAL };
+        let mut connection = memory("");
+        JOURNAL.migrate(&mut connection, Path::new(PATH)).expect("version 1");
+        connection.execute_batch("INSERT INTO boots VALUES (1, 'b', 5, 0)").expect("inserted");
+        grown.migrate(&mut connection, Path::new(PATH)).expect("version 2");
+        let row = connection.query_row("SELECT offset_ms, note FROM boots", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))
+        });
+        assert_eq!(row.expect("kept"), (5, None));
+    }
+
+    #[test]
+    fn a_failing_step_leaves_the_version_before_it() {
+        let broken =
+            Schema { migrations: &[JOURNAL_1, "CREATE TABLE half (a INTEGER); NONSENSE"], ..JOURNAL };
+        let mut connection = memory("");
+        assert!(matches!(broken.migrate(&mut connection, Path::new(PATH)), Err(StoreError::Other(_))));
+        assert_eq!(broken.check(&connection, Path::new(PATH)).expect("ours"), 1);
+        assert!(connection.prepare("SELECT * FROM half").is_err());
+    }
+
+    #[test]
+    fn the_database_of_another_program_is_refused() {
+        let others = [
+            "CREATE TABLE shopping (item TEXT)",
+            "PRAGMA user_version = 3",
+            "PRAGMA application_id = 7; PRAGMA user_version = 1",
+            "PRAGMA application_id = 1178747441; PRAGMA user_version = -1",
+        ];
+        for sql in others {
+            let checked = JOURNAL.check(&memory(sql), Path::new(PATH));
+            assert!(matches!(checked, Err(StoreError::Foreign { .. })), "{sql}");
+        }
+        let mut registry = memory("");
+        REGISTRY.migrate(&mut registry, Path::new(PATH)).expect("made");
+        assert!(matches!(JOURNAL.check(&registry, Path::new(PATH)), Err(StoreError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_not_a_byte_is_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("buffer.db");
+        let newer = open_writer(&path, &JOURNAL, &StoreOptions::default()).expect("made");
+        newer.execute_batch("PRAGMA user_version = 7").expect("set");
+        // Closed without a checkpoint: the future's version stands in the log only, as after a power cut.
+        drop(newer);
+        let bytes = |suffix| std::fs::read(dir.path().join(format!("buffer.db{suffix}"))).expect("a file");
+        let before = (bytes(""), bytes("-wal"));
+        let error = open_writer(&path, &JOURNAL, &StoreOptions::default()).expect_err("from the future");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot open the journal {}: it was written by a newer version (schema 7, this build knows 1); \
+                 upgrade this build, or point `data_dir` at another directory",
+                path.display()
+            )
+        );
+        assert_eq!((bytes(""), bytes("-wal")), before);
+    }
+}

@@ -1,0 +1,16 @@
+//! The program as its users meet it: started as a process, spoken to over sockets, judged by what it answers, prints,
+//! stores and returns.
+
+#[allow(dead_code, reason = "each test binary uses its own part of the support")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod configuration;
+mod credentials;
+mod durability;
+mod lifecycle;
+mod payloads;
+mod quickstart;
+mod secrets;
+mod sessions;
+mod systemd_unit;
