@@ -170,6 +170,11 @@ impl Broker {
         self.store != StoreState::Failed
     }
 
+    /// Whether some connection has yet to be let in, so that the registry had better be up to date.
+    pub fn awaits_connect(&self) -> bool {
+        !self.unauthenticated.is_empty()
+    }
+
     /// Whether another connection may be accepted now; if not, ask again within [`Broker::accept_retry`].
     pub fn admits_more(&self, now: Now) -> bool {
         let full = self.unauthenticated.len() >= self.limits.connections_unauthenticated as usize;

@@ -32,12 +32,13 @@ pub struct ReadingWriter<W> {
     out: W,
     format: Format,
     device_width: usize,
+    marked_times: bool,
 }
 
 impl<W: Write> ReadingWriter<W> {
     /// A writer that has printed nothing yet.
     pub fn new(out: W, format: Format) -> Self {
-        Self { out, format, device_width: 8 }
+        Self { out, format, device_width: 8, marked_times: false }
     }
 
     /// Prints what stands above the readings.
@@ -64,6 +65,11 @@ impl<W: Write> ReadingWriter<W> {
         }
     }
 
+    /// Whether a time was printed with a `?`, as of a clock that was not set.
+    pub fn has_marked_times(&self) -> bool {
+        self.marked_times
+    }
+
     /// Hands on what was printed.
     ///
     /// # Errors
@@ -74,6 +80,7 @@ impl<W: Write> ReadingWriter<W> {
 
     fn table(&mut self, reading: &StoredReading) -> io::Result<()> {
         let time = to_the_millisecond(reading.ts.0);
+        self.marked_times |= !reading.time_is_trusted;
         let mark = if reading.time_is_trusted { "" } else { "?" };
         let seq = reading.seq.0.to_string();
         self.table_row(&seq, &time, mark, &one_line(reading.device.as_str()), &json_line(&reading.values))

@@ -81,6 +81,9 @@ pub fn run(global: &GlobalArguments, arguments: &TelemetryArguments) -> Result<(
     let damaged_before = reader.corrupt_rows();
     let last = print_stored(&reader, &filter, limit(arguments), &mut writer)?;
     tell_of_damage(reader.corrupt_rows() - damaged_before);
+    if writer.has_marked_times() {
+        tell("a time with `?` is that of a clock not known to be set; it is put right once the clock is");
+    }
     if arguments.follow { follow(&reader, &filter, last, &mut writer) } else { Ok(()) }
 }
 

@@ -33,7 +33,7 @@ use crate::{
 };
 
 use sockets::Socket;
-use storage::StoreRetry;
+use storage::{RegistryCheck, StoreRetry};
 
 const SIGNALS: Token = Token(0);
 const CLOCK: Token = Token(1);
@@ -71,6 +71,7 @@ struct EventLoop {
     clock_watch: Option<ClockWatch>,
     clock_check: Option<Mono>,
     registry_watch: Option<FileWatch>,
+    registry_check: RegistryCheck,
     listeners: Vec<Listener>,
     certificate: Option<CertificateFiles>,
     tls: Option<TlsConfig>,
@@ -104,6 +105,10 @@ impl EventLoop {
         let now = self.clock.now();
         self.note_events(now);
         self.accept(now);
+        if self.broker.awaits_connect() {
+            // Whoever was let in or shut out before this CONNECT was sent is so by now.
+            self.reload_registry(now);
+        }
         self.read(now);
         self.broker.handle_timeout(now);
         self.commit(now);
@@ -126,6 +131,7 @@ impl EventLoop {
         let own = [
             self.accept_retry,
             self.clock_check,
+            self.registry_check.at(),
             self.store_retry.at(),
             self.watchdog.as_ref().map(|w| w.next),
         ];
@@ -174,9 +180,10 @@ impl EventLoop {
         }
     }
 
+    /// The event comes when the log is written, before its commit shows: it is looked for a little longer.
     fn on_registry_event(&mut self, now: Now) {
         if self.registry_watch.as_mut().is_some_and(FileWatch::take_changed) {
-            self.reload_registry(now);
+            self.registry_check.begin(now.mono);
         }
     }
 
@@ -184,6 +191,9 @@ impl EventLoop {
     fn keep_house(&mut self, now: Now) {
         if self.clock_check.is_some_and(|at| at <= now.mono) {
             self.check_clock(now);
+        }
+        if self.registry_check.take_due(now.mono) {
+            self.reload_registry(now);
         }
         if self.store_retry.is_due(now.mono) {
             self.reopen_store(now);

@@ -23,7 +23,7 @@ use crate::{
 
 use super::{
     CLOCK, CLOCK_CHECK, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, OnStored, REGISTRY,
-    SIGNALS, Watchdog,
+    RegistryCheck, SIGNALS, Watchdog,
 };
 
 /// Where forebay keeps its files, where it listens, and within which bounds.
@@ -127,6 +127,7 @@ impl EventLoop {
             clock_watch: watch_clock(&poll),
             clock_check: Some(now.mono + CLOCK_CHECK),
             registry_watch: watch_registry(&poll, &data_dir),
+            registry_check: RegistryCheck::default(),
             signals,
             clock,
             listeners,

@@ -38,6 +38,39 @@ impl StoreRetry {
     }
 }
 
+/// How often, and how long, a change of the registry is looked for once its files were written.
+const REGISTRY_CHECK_STEP: Duration = Duration::from_millis(20);
+const REGISTRY_CHECK_STEPS: u32 = 25;
+
+/// The looks at the registry that a write to its files asked for: half a second of them, for between the write and the
+/// moment its commit can be seen lies a flush of the card.
+#[derive(Debug, Default)]
+pub(super) struct RegistryCheck {
+    at: Option<Mono>,
+    left: u32,
+}
+
+impl RegistryCheck {
+    pub(super) fn at(&self) -> Option<Mono> {
+        self.at
+    }
+
+    pub(super) fn begin(&mut self, now: Mono) {
+        self.at = Some(now);
+        self.left = REGISTRY_CHECK_STEPS;
+    }
+
+    /// Whether a look is due; arms the next.
+    pub(super) fn take_due(&mut self, now: Mono) -> bool {
+        if self.at.is_none_or(|at| at > now) {
+            return false;
+        }
+        self.left -= 1;
+        self.at = (self.left > 0).then_some(now + REGISTRY_CHECK_STEP);
+        true
+    }
+}
+
 impl EventLoop {
     /// Makes the due batch durable: the only place where the loop waits for the card.
     pub(super) fn commit(&mut self, now: Now) {

@@ -113,7 +113,7 @@ pub fn init(dir: &Path, hosts: &[String], now_unix_s: i64, ca_key: CaKey) -> Res
 
 /// Replaces the server's certificate by one for `hosts` that is valid from now on for another 10 years.
 ///
-/// Key, CA and devices stay as they are; a running broker uses the new one after a restart. The file is replaced in
+/// Key, CA and devices stay as they are; a running broker takes the new one over on SIGHUP. The file is replaced in
 /// one step.
 ///
 /// # Errors

@@ -14,26 +14,20 @@ use std::{
 use mio::{Interest, Registry, Token, net::TcpStream};
 use rustls::ServerConfig;
 
-use super::tls_session::{LEFTOVER_BYTES_MAX, PeerState, TlsError, TlsSession};
+use super::tls_session::{PeerState, TlsSession};
+pub use super::{scratch::Scratch, tls_error::TlsError};
 use crate::{byte_queue::ByteQueue, limits::READ_BYTES_PER_TURN};
 
 /// Bytes thrown away at [`Connection::shutdown`], so that closing is a goodbye and not a reset.
 const FAREWELL_BYTES_MAX: usize = 64 * 1024;
-
-/// The buffers all connections read through, one after the other.
-pub struct Scratch {
-    /// Bytes as they came off the wire; those of a plain connection are plaintext already.
-    wire: Box<[u8]>,
-    /// How many bytes at the start of `wire` are plaintext.
-    plain: usize,
-    decrypted: Vec<u8>,
-}
 
 /// A client's connection.
 pub struct Connection {
     stream: TcpStream,
     readable: bool,
     writable: bool,
+    /// Set by [`Connection::shutdown`]: whatever events say now, there is nothing left to do.
+    over: bool,
     tls: Option<Box<TlsSession>>,
 }
 
@@ -79,35 +73,11 @@ enum Filled {
     Failed(io::Error),
 }
 
-impl Default for Scratch {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Scratch {
-    /// Buffers for the largest read.
-    pub fn new() -> Self {
-        let size = LEFTOVER_BYTES_MAX + READ_BYTES_PER_TURN;
-        Self { wire: vec![0; size].into(), plain: 0, decrypted: Vec::with_capacity(size) }
-    }
-
-    /// What the last [`Connection::read`] brought, decrypted; not more than leftover and budget of it together.
-    pub fn plaintext(&self) -> &[u8] {
-        if self.plain > 0 { &self.wire[..self.plain] } else { &self.decrypted }
-    }
-
-    fn clear(&mut self) {
-        self.plain = 0;
-        self.decrypted.clear();
-    }
-}
-
 impl Connection {
     /// A connection in the clear.
     pub fn plain(stream: TcpStream) -> Self {
         // A fresh socket has room; trying costs less than waiting for the event.
-        Self { stream, readable: false, writable: true, tls: None }
+        Self { stream, readable: false, writable: true, over: false, tls: None }
     }
 
     /// A connection on which the client must start a TLS handshake.
@@ -129,8 +99,8 @@ impl Connection {
 
     /// Notes what an event said; a closed or broken peer counts as readable, reading then says which.
     pub fn note_ready(&mut self, readable: bool, writable: bool) {
-        self.readable |= readable;
-        self.writable |= writable;
+        self.readable |= readable && !self.over;
+        self.writable |= writable && !self.over;
     }
 
     /// Whether [`Connection::read`] may bring something.
@@ -192,6 +162,8 @@ impl Connection {
                 Ok(PeerState::Closed) => outcome = ReadOutcome::PeerClosed,
                 Err(error) => outcome = ReadOutcome::Failed(ReadError::Tls(error)),
             }
+            // After its end nothing in the socket matters, and nobody shall be called for it.
+            self.readable &= matches!(outcome, ReadOutcome::Open { .. });
         }
         match (self.flush(), &outcome) {
             (WriteOutcome::Failed(error), ReadOutcome::Open { .. }) => {
@@ -219,8 +191,11 @@ impl Connection {
     /// Ends the connection so that bytes already written still arrive; it is then dropped.
     ///
     /// Closing a socket with unread bytes in it resets the connection, and the reset overtakes our last words: what
-    /// is there is thrown away first.
+    /// is there is thrown away first. From now on it is neither readable nor writable.
     pub fn shutdown(&mut self) {
+        if self.over {
+            return; // each shutdown(2) raises an event, which would keep a loop turning
+        }
         // Fails only if the peer was faster.
         let _ = self.stream.shutdown(Shutdown::Write);
         let mut nowhere = [0; 4096];
@@ -229,7 +204,7 @@ impl Connection {
                 break;
             }
         }
-        (self.readable, self.writable) = (false, false);
+        (self.readable, self.writable, self.over) = (false, false, true);
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> (usize, Filled) {
@@ -309,12 +284,6 @@ fn send(writable: &mut bool, mut write: impl FnMut() -> io::Result<usize>) -> Re
     Err(WriteOutcome::Blocked)
 }
 
-impl fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scratch").field("plaintext_bytes", &self.plaintext().len()).finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
@@ -338,144 +307,13 @@ impl std::error::Error for ReadError {}
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::TcpListener,
-        time::{Duration, Instant},
-    };
+    use std::time::Duration;
 
-    use mio::{Events, Poll};
-    use rustls::{
-        ClientConnection, SupportedProtocolVersion,
-        version::{TLS12, TLS13},
-    };
+    use rustls::version::{TLS12, TLS13};
     use socket2::SockRef;
 
     use super::*;
-    use crate::{
-        limits::READ_BYTES_PER_TURN,
-        net::tls::tests::{client_config, server_config},
-    };
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    /// Our end and the client's end of one connection over loopback.
-    struct World {
-        poll: Poll,
-        events: Events,
-        server: Connection,
-        client: TcpStream,
-        tls: Option<ClientConnection>,
-        scratch: Scratch,
-        queue: ByteQueue,
-        /// What we read, and how it ended.
-        received: Vec<u8>,
-        end: Option<ReadOutcome>,
-        /// What the client read.
-        heard: Vec<u8>,
-    }
-
-    impl World {
-        fn new(make: impl FnOnce(TcpStream) -> Connection) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-            let client =
-                std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-            let (server, _) = listener.accept().expect("accept");
-            for stream in [&client, &server] {
-                stream.set_nonblocking(true).expect("option");
-                stream.set_nodelay(true).expect("option");
-            }
-            let poll = Poll::new().expect("poll");
-            let mut client = TcpStream::from_std(client);
-            let mut server = make(TcpStream::from_std(server));
-            server.register(poll.registry(), Token(0)).expect("register");
-            let both = Interest::READABLE | Interest::WRITABLE;
-            poll.registry().register(&mut client, Token(1), both).expect("register");
-            let (scratch, queue) = (Scratch::new(), ByteQueue::default());
-            let events = Events::with_capacity(8);
-            let (received, heard, end, tls) = (Vec::new(), Vec::new(), None, None);
-            Self { poll, events, server, client, tls, scratch, queue, received, end, heard }
-        }
-
-        fn plain() -> Self {
-            Self::new(Connection::plain)
-        }
-
-        /// TLS on our side, and whatever the test writes on the other.
-        fn tls_with_raw_client() -> Self {
-            Self::new(|stream| Connection::tls(stream, server_config()).expect("a session"))
-        }
-
-        fn tls(version: &'static SupportedProtocolVersion) -> Self {
-            let name = "127.0.0.1".try_into().expect("a name");
-            let client = ClientConnection::new(client_config(version).into(), name).expect("a client");
-            Self { tls: Some(client), ..Self::tls_with_raw_client() }
-        }
-
-        fn established(version: &'static SupportedProtocolVersion) -> Self {
-            let mut world = Self::tls(version);
-            world.until(|world| {
-                world.client_turn();
-                !world.server.is_handshaking() && world.tls.as_ref().is_some_and(|tls| !tls.is_handshaking())
-            });
-            world
-        }
-
-        /// Waits for events and lets our side read and write, until `done`.
-        fn until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
-            let deadline = Instant::now() + PATIENCE;
-            while !done(self) {
-                assert!(Instant::now() < deadline, "out of patience");
-                if !self.server.can_read() || self.end.is_some() {
-                    self.wait();
-                }
-                self.server_turn();
-            }
-        }
-
-        fn wait(&mut self) {
-            self.poll.poll(&mut self.events, Some(Duration::from_millis(20))).expect("poll");
-            for event in self.events.iter().filter(|event| event.token() == Token(0)) {
-                let readable = event.is_readable() || event.is_read_closed() || event.is_error();
-                self.server.note_ready(readable, event.is_writable());
-            }
-        }
-
-        fn server_turn(&mut self) {
-            if self.server.can_read() && self.end.is_none() {
-                let outcome = self.server.read(&mut self.scratch, READ_BYTES_PER_TURN);
-                self.received.extend_from_slice(self.scratch.plaintext());
-                if !matches!(outcome, ReadOutcome::Open { .. }) {
-                    self.end = Some(outcome);
-                }
-            }
-            if self.server.can_write() && (self.server.wants_write() || !self.queue.is_empty()) {
-                self.server.write(&mut self.queue);
-            }
-        }
-
-        /// Lets the client read and write all it can.
-        fn client_turn(&mut self) {
-            let Some(tls) = &mut self.tls else {
-                let mut bytes = [0; 65_536];
-                while let Ok(n @ 1..) = self.client.read(&mut bytes) {
-                    self.heard.extend_from_slice(&bytes[..n]);
-                }
-                return;
-            };
-            while tls.wants_write() && tls.write_tls(&mut self.client).is_ok() {}
-            while matches!(tls.read_tls(&mut self.client), Ok(1..)) {
-                tls.process_new_packets().expect("our side keeps the rules");
-                let _ = tls.reader().read_to_end(&mut self.heard);
-            }
-        }
-
-        fn client_says(&mut self, bytes: &[u8]) {
-            match &mut self.tls {
-                Some(tls) => tls.writer().write_all(bytes).expect("memory"),
-                None => self.client.write_all(bytes).expect("room"),
-            }
-        }
-    }
+    use crate::net::loopback::{PATIENCE, World};
 
     #[test]
     fn plain_bytes_go_both_ways() {
@@ -706,17 +544,35 @@ mod tests {
         while !world.server.can_read() {
             world.wait();
         }
-        world.queue.push(b"refused");
-        world.server.write(&mut world.queue);
+        world.queue.push(&[9; 8_000_000]); // so much that part of it waits in the kernel when we close
+        assert!(matches!(world.server.write(&mut world.queue), WriteOutcome::Blocked));
         world.server.shutdown();
-        let World { server, client, .. } = world;
+        let World { server, client, queue, .. } = world;
         drop(server);
         let client: std::net::TcpStream = client.into();
         client.set_nonblocking(false).expect("option");
         client.set_read_timeout(Some(PATIENCE)).expect("option");
         let mut heard = Vec::new();
         (&client).read_to_end(&mut heard).expect("no reset");
-        assert_eq!(heard, b"refused");
+        assert_eq!(heard.len() + queue.len(), 8_000_000);
+    }
+
+    #[test]
+    fn after_shutdown_no_event_wakes_it_again() {
+        for mut world in [World::plain(), World::established(&TLS13)] {
+            world.client.shutdown(Shutdown::Both).expect("shutdown");
+            while !world.server.can_read() {
+                world.wait();
+            }
+            for _ in 0..3 {
+                world.server.close_notify();
+                world.server.shutdown();
+                world.wait();
+                assert!(!world.server.can_read() && !world.server.can_write());
+            }
+            let outcome = world.server.read(&mut world.scratch, 100);
+            assert!(matches!(outcome, ReadOutcome::Open { more: false }));
+        }
     }
 
     #[test]
@@ -724,7 +580,7 @@ mod tests {
         let mut world = World::plain();
         world.client_says(b"SECRET");
         world.until(|world| !world.received.is_empty());
-        let shown = format!("{:?} {:?}", world.scratch, world.server);
+        let shown = format!("{:?}", world.server);
         assert!(!shown.contains("83, 69") && !shown.contains("SECRET"), "{shown}");
     }
 }

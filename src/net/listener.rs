@@ -48,7 +48,7 @@ pub enum Accept {
     /// Clients wait but no descriptor or memory is left for one; the listener stays ready, so try again after a
     /// connection was closed, not at once.
     OutOfDescriptors,
-    /// The listener itself is broken.
+    /// The listener itself is broken; it is not ready any more, unless another event comes.
     Failed(io::Error),
 }
 
@@ -103,7 +103,7 @@ impl Listener {
 
     /// Takes the next waiting client, if any.
     ///
-    /// Clients that went away while they waited are passed over. Only an empty queue clears
+    /// Clients that went away while they waited are passed over. Only an empty queue, or a broken listener, clears
     /// [`Listener::can_accept`].
     pub fn accept(&mut self) -> Accept {
         for _ in 0..RETRIES_MAX {
@@ -119,7 +119,10 @@ impl Listener {
                     Blame::NobodyWaits => self.ready = false,
                     Blame::Client => {}
                     Blame::Shortage => return Accept::OutOfDescriptors,
-                    Blame::Listener => return Accept::Failed(error),
+                    Blame::Listener => {
+                        self.ready = false;
+                        return Accept::Failed(error);
+                    }
                 },
             }
         }
@@ -263,6 +266,15 @@ mod tests {
         assert!(!listener.can_accept());
         listener.note_ready();
         assert!(listener.can_accept());
+    }
+
+    #[test]
+    fn a_broken_listener_fails_once_and_leaves_nothing_to_spin_on() {
+        let mut listener = bind_local();
+        SockRef::from(&listener.socket).shutdown(std::net::Shutdown::Both).expect("shutdown");
+        assert!(matches!(listener.accept(), Accept::Failed(_)));
+        assert!(!listener.can_accept());
+        assert!(matches!(listener.accept(), Accept::Empty));
     }
 
     #[test]

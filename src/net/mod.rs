@@ -9,9 +9,13 @@
 pub mod certificates;
 pub mod connection;
 pub mod listener;
+#[cfg(test)]
+mod loopback;
+pub mod scratch;
 pub mod service_manager;
 pub mod signals;
 pub mod system_clock;
 pub mod tls;
+pub mod tls_error;
 pub mod tls_session;
 pub mod watch;

@@ -132,7 +132,7 @@ impl fmt::Display for TlsSetupError {
             Self::Unreadable(path, error) => write!(
                 f,
                 "cannot read {}: {error}; check the path and that this user may read it, or make certificates with \
-                 `forebay cert init`",
+                 `forebay certs init`",
                 path.display()
             ),
             Self::NotPem(path, words) => {

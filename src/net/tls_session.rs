@@ -10,13 +10,15 @@
 use std::{fmt, mem, sync::Arc};
 
 use rustls::{
-    AlertDescription, Error, PeerIncompatible, ServerConfig,
+    Error, ServerConfig,
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{
         ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, ReadTraffic,
         UnbufferedStatus, WriteTraffic,
     },
 };
+
+pub use super::tls_error::TlsError;
 
 /// Ciphertext kept until the rest of its record or handshake message arrives, in bytes; a record has at most 18,437.
 pub const LEFTOVER_BYTES_MAX: usize = 20 * 1024;
@@ -59,17 +61,6 @@ pub enum PeerState {
     Open,
     /// It said goodbye; what it sent before was delivered.
     Closed,
-}
-
-/// Why a session ended: always the peer's doing.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TlsError {
-    /// The first byte was that of an MQTT CONNECT or an HTTP request, not of TLS.
-    PlainBytes,
-    /// A handshake message larger than any honest client sends.
-    HandshakeTooLarge,
-    /// A rule of TLS was broken, or both sides have nothing in common, or the peer refused us.
-    Protocol(Error),
 }
 
 /// What is done once application data may be sent.
@@ -200,7 +191,7 @@ impl TlsSession {
 
     /// Lets rustls go from state to state until it needs the peer; gives back how much of `incoming` it is done with.
     ///
-    /// Each round takes bytes in, gives bytes out or ends: whatever a peer sends, this ends [RUSTSEC-2024-0336].
+    /// Each round takes bytes in, gives bytes out or ends: whatever a peer sends, this ends (the lesson of RUSTSEC-2024-0336).
     fn pump(&mut self, incoming: &mut [u8], mut purpose: Purpose<'_>) -> (usize, Result<Round, Error>) {
         let mut consumed = 0;
         loop {
@@ -323,73 +314,18 @@ fn is_plain(first: u8) -> bool {
     first == CONNECT_BYTE || first.is_ascii_uppercase()
 }
 
-impl From<Error> for TlsError {
-    fn from(error: Error) -> Self {
-        Self::Protocol(error)
-    }
-}
-
 impl fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsSession").field("handshaking", &self.is_handshaking()).finish_non_exhaustive()
     }
 }
 
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PlainBytes => f.write_str(
-                "the client speaks plain MQTT or HTTP to the TLS port; switch TLS on in the client (mqtts, port \
-                 8883), or let it use the plain port (mqtt, port 1883)",
-            ),
-            Self::HandshakeTooLarge => write!(
-                f,
-                "the client sent a TLS handshake message of more than {LEFTOVER_BYTES_MAX} bytes; no MQTT client \
-                 needs that"
-            ),
-            Self::Protocol(error) => protocol_words(error, f),
-        }
-    }
-}
-
-fn protocol_words(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    use AlertDescription as Alert;
-    match error {
-        Error::AlertReceived(Alert::UnknownCA) => {
-            f.write_str("the client does not know our CA; give it the gateway's ca-root.pem")
-        }
-        Error::AlertReceived(Alert::BadCertificate | Alert::CertificateUnknown) => f.write_str(
-            "the client refuses our certificate; give it the gateway's ca-root.pem, and let it connect to a name or \
-             address the certificate was made for",
-        ),
-        Error::AlertReceived(Alert::CertificateExpired) => {
-            f.write_str("the client finds our certificate expired; check its clock, or renew the certificate")
-        }
-        Error::AlertReceived(Alert::ProtocolVersion | Alert::HandshakeFailure | Alert::InsufficientSecurity)
-        | Error::PeerIncompatible(
-            PeerIncompatible::Tls12NotOffered
-            | PeerIncompatible::Tls12NotOfferedOrEnabled
-            | PeerIncompatible::NoCipherSuitesInCommon
-            | PeerIncompatible::NoKxGroupsInCommon
-            | PeerIncompatible::NoSignatureSchemesInCommon,
-        ) => write!(
-            f,
-            "the client and this broker have no TLS version or cipher in common ({error}); the client needs TLS 1.2 \
-             or 1.3 with AES-GCM or ChaCha20"
-        ),
-        Error::InvalidMessage(_) => write!(f, "the client sent something that is not TLS ({error})"),
-        error => write!(f, "TLS failed: {error}"),
-    }
-}
-
-impl std::error::Error for TlsError {}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
 
     use rustls::{
-        ClientConfig, ClientConnection, SupportedProtocolVersion,
+        AlertDescription, ClientConfig, ClientConnection, SupportedProtocolVersion,
         version::{TLS12, TLS13},
     };
 
@@ -646,17 +582,6 @@ mod tests {
         let error = pair.exchange().expect_err("refused");
         assert_eq!(error, TlsError::Protocol(Error::AlertReceived(AlertDescription::UnknownCA)));
         assert!(error.to_string().contains("ca-root.pem"));
-    }
-
-    #[test]
-    fn each_kind_of_refusal_has_its_words() {
-        let words = |error: Error| TlsError::Protocol(error).to_string();
-        assert!(words(Error::AlertReceived(AlertDescription::BadCertificate)).contains("name or address"));
-        assert!(words(Error::AlertReceived(AlertDescription::CertificateExpired)).contains("its clock"));
-        assert!(words(PeerIncompatible::NoCipherSuitesInCommon.into()).contains("in common"));
-        assert!(words(Error::AlertReceived(AlertDescription::ProtocolVersion)).contains("in common"));
-        assert!(words(rustls::InvalidMessage::InvalidContentType.into()).contains("not TLS"));
-        assert!(words(Error::DecryptError).starts_with("TLS failed: "));
     }
 
     #[test]
