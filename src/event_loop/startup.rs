@@ -10,6 +10,7 @@ use crate::{
     clock::Now,
     limits::Limits,
     net::{
+        chance,
         connection::Scratch,
         listener::{Listener, ListenerKind, bind_error_words},
         service_manager,
@@ -217,5 +218,5 @@ fn watchdog(now: Now) -> Option<Watchdog> {
 }
 
 fn seed() -> Result<u64, RunError> {
-    getrandom::u64().map_err(|error| RunError::System("get random bytes", io::Error::other(error)))
+    chance::seed().map_err(|error| RunError::System("get random bytes", error))
 }

@@ -7,6 +7,7 @@
 //! "would block" clears it.
 
 pub mod certificates;
+pub mod chance;
 pub mod connection;
 pub mod listener;
 #[cfg(test)]

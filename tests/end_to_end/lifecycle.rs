@@ -152,8 +152,10 @@ fn a_broker_that_cannot_listen_never_says_ready() {
 
 #[test]
 fn without_a_watchdog_an_idle_broker_sleeps() {
-    let broker = Broker::start();
-    let device = broker.add_device("pump");
+    // The device is added first: a change of the registry is looked after for a while.
+    let setup = Setup::new();
+    let device = setup.home().add_device("pump");
+    let broker = setup.start();
     let mut client = broker.online(V311, &device, "meter");
     assert!(client.ping(SOON));
     let switches = || {

@@ -5,10 +5,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
 mod configuration;
 mod credentials;
 mod durability;
 mod lifecycle;
+mod not_offered;
 mod payloads;
 mod quickstart;
 mod secrets;

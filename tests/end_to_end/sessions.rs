@@ -1,4 +1,4 @@
-//! Connections of one device: takeover, company, keep-alive, and what is refused until there is more to be had.
+//! Connections of one device: takeover, company, keep-alive, what is on offer, and the end.
 
 use std::time::{Duration, Instant};
 
@@ -6,14 +6,10 @@ use crate::support::{
     broker::{Broker, Setup},
     client::{Client, Event},
     wait::{SOON, WITHIN_A_SECOND},
-    wire::{Connect, PINGREQ, Reply, TELEMETRY, VERSIONS, Version, packet, publish, subscribe, unsubscribe},
+    wire::{Connect, PINGREQ, Reply, TELEMETRY, VERSIONS, Version, packet, publish},
 };
 
 use Version::{V5, V311};
-
-fn disconnect(code: u8) -> Event {
-    Event::Packet(Reply { first: 0xE0, body: vec![code] })
-}
 
 #[test]
 fn the_newest_connection_with_a_client_id_wins_and_the_old_one_is_told() {
@@ -24,7 +20,7 @@ fn the_newest_connection_with_a_client_id_wins_and_the_old_one_is_told() {
         old.telemetry(r#"{"old":1}"#);
         let mut new = broker.online(version, &device, "meter");
         if version == V5 {
-            assert_eq!(old.next(WITHIN_A_SECOND), disconnect(0x8E), "[MQTT-3.1.4-3]");
+            assert_eq!(old.dismissed(), 0x8E, "[MQTT-3.1.4-3]");
         }
         assert_eq!(old.next(WITHIN_A_SECOND), Event::Closed, "{version:?}");
         new.telemetry(r#"{"new":1}"#);
@@ -54,7 +50,7 @@ fn the_fifth_connection_of_a_device_closes_the_oldest() {
         assert!(client.ping(SOON), "four are within connections_per_device");
     }
     clients.push(broker.online(V5, &device, "e"));
-    assert_eq!(clients[0].next(WITHIN_A_SECOND), disconnect(0x97));
+    assert_eq!(clients[0].dismissed(), 0x97);
     assert_eq!(clients[0].next(WITHIN_A_SECOND), Event::Closed);
     for client in &mut clients[1..] {
         client.telemetry("{a:1}");
@@ -116,25 +112,9 @@ fn the_connack_of_version_5_says_what_is_on_offer() {
     let device = broker.add_device("pump");
     let mut client = Client::dial(broker.plain());
     let connack = client.connect(V5, "", &device.token);
-    assert_eq!(connack.body[0], 0, "no session is kept, so none is present [MQTT-3.2.2-3]");
     assert_eq!(connack.connack_property(0x21), Some(20), "Receive Maximum");
-    assert_eq!(connack.connack_property(0x24), Some(1), "Maximum QoS");
     assert_eq!(connack.connack_property(0x27), Some(65_536), "Maximum Packet Size");
     assert!(connack.connack_property(0x12).is_some(), "Assigned Client Identifier [MQTT-3.2.2-16]");
-}
-
-#[test]
-fn session_present_is_never_claimed() {
-    let broker = Broker::start();
-    let device = broker.add_device("pump");
-    for version in VERSIONS {
-        for _ in 0..2 {
-            let mut client = Client::dial(broker.plain());
-            let connect = Connect::new(version, "meter").user(&device.token).keep_session();
-            let connack = client.ask_in(version, &connect);
-            assert_eq!(connack.body[..2], [0, 0], "{version:?} [MQTT-3.2.2-2]");
-        }
-    }
 }
 
 #[test]
@@ -148,66 +128,6 @@ fn an_empty_client_id_without_clean_session_is_refused_before_version_5() {
     let mut client = Client::dial(broker.plain());
     let connect = Connect::new(V5, "").user(&device.token).keep_session();
     assert_eq!(client.ask_in(V5, &connect).connack(), Some(0), "version 5 assigns one");
-}
-
-#[test]
-fn a_subscription_is_refused_with_one_code_per_filter() {
-    let broker = Broker::start();
-    let device = broker.add_device("pump");
-    // A-80 among them: no device ever reads another's topics.
-    let filters = [
-        ("v1/devices/me/rpc/request/+", 1),
-        ("#", 0),
-        ("+/#", 2),
-        ("v1/devices/+/telemetry", 1),
-        ("v1/nonsense", 0),
-    ];
-    for version in VERSIONS {
-        let mut client = broker.online(version, &device, "meter");
-        client.send(&subscribe(version, 0x1234, &filters));
-        let suback = client.packet();
-        let codes =
-            suback.codes(version, 0x1234).unwrap_or_else(|| panic!("a SUBACK for 0x1234, got {suback:?}"));
-        assert_eq!(codes.len(), filters.len(), "{version:?} [MQTT-3.9.3-1]");
-        assert!(
-            codes.iter().all(|code| *code >= 0x80),
-            "{version:?}: nothing is silently accepted: {codes:?}"
-        );
-        if version == V311 {
-            assert_eq!(codes, [0x80; 5], "[MQTT-3.9.3-2]");
-        }
-        if version == V5 {
-            assert_eq!(codes[4], 0x8F, "an unknown filter of the hub's");
-        }
-        client.telemetry(r#"{"still":"here"}"#);
-    }
-}
-
-#[test]
-fn an_unsubscribe_is_answered_even_if_there_was_no_subscription() {
-    let broker = Broker::start();
-    let device = broker.add_device("pump");
-    for version in VERSIONS {
-        let mut client = broker.online(version, &device, "meter");
-        client.send(&unsubscribe(version, 9, &["a/b", "c"]));
-        let unsuback = client.packet();
-        assert_eq!(unsuback.first, 0xB0, "[MQTT-3.10.4-4]");
-        let expected: &[u8] = if version == V5 { &[0x11, 0x11] } else { &[] };
-        assert_eq!(unsuback.codes(version, 9), Some(expected), "{version:?}");
-    }
-}
-
-#[test]
-fn qos_2_is_refused_not_stored_and_not_left_hanging() {
-    let broker = Broker::start();
-    let device = broker.add_device("pump");
-    for version in VERSIONS {
-        let mut client = broker.online(version, &device, "meter");
-        client.send(&publish(version, TELEMETRY, 2, 1, "{a:1}"));
-        let told: Vec<Option<u8>> = client.until_closed(SOON).iter().map(Reply::disconnect).collect();
-        assert_eq!(told, if version == V5 { vec![Some(0x9B)] } else { vec![] }, "{version:?}");
-    }
-    assert_eq!(broker.telemetry().len(), 0);
 }
 
 #[test]

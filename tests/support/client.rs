@@ -1,7 +1,6 @@
 //! A blocking MQTT client over plain TCP or TLS that sends exactly the bytes it is given.
 
 use std::{
-    fs,
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
@@ -15,7 +14,7 @@ use rustls::{
 };
 
 use super::{
-    wait::SOON,
+    wait::{SOON, WITHIN_A_SECOND},
     wire::{Connect, PINGREQ, Reply, TELEMETRY, Version, publish},
 };
 
@@ -45,14 +44,18 @@ enum Stream {
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-/// What a device needs to trust the certificate authority in `ca_root`.
-pub fn tls_config(ca_root: &Path) -> Arc<ClientConfig> {
-    let pem = fs::read(ca_root).expect("ca-root.pem is there");
+/// The certificate authority in `ca_root`, and no other.
+pub fn trusting(ca_root: &Path) -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
+    for certificate in CertificateDer::pem_file_iter(ca_root).expect("ca-root.pem is there") {
         roots.add(certificate.expect("a certificate")).expect("a certificate authority");
     }
-    Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    roots
+}
+
+/// What a device needs to trust the certificate authority in `ca_root`.
+pub fn tls_config(ca_root: &Path) -> Arc<ClientConfig> {
+    Arc::new(ClientConfig::builder().with_root_certificates(trusting(ca_root)).with_no_client_auth())
 }
 
 impl Client {
@@ -140,6 +143,16 @@ impl Client {
             Event::Packet(reply) => reply,
             other => panic!("expected a packet, got {other:?}"),
         }
+    }
+
+    /// The code of the DISCONNECT that must come within a second.
+    pub fn dismissed(&mut self) -> u8 {
+        let event = self.next(WITHIN_A_SECOND);
+        match &event {
+            Event::Packet(reply) => reply.disconnect(),
+            Event::Closed | Event::Silence => None,
+        }
+        .unwrap_or_else(|| panic!("expected a DISCONNECT, got {event:?}"))
     }
 
     /// Everything that still comes before the connection closes, which it must.

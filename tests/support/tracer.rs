@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use tempfile::NamedTempFile;
 
 use super::{
+    namespace::skip,
     process,
     wait::{SOON, until},
 };
@@ -23,7 +24,9 @@ pub struct Tracer {
 
 impl Tracer {
     /// Attaches to process `pid` with these options, and waits until it has.
-    pub fn attach(pid: u32, options: &[&str]) -> Self {
+    ///
+    /// `None`, loudly, where only root may do that.
+    pub fn attach(pid: u32, options: &[&str]) -> Option<Self> {
         let out = NamedTempFile::new().expect("a temporary file");
         let mut strace = Command::new("strace")
             .args(["-f", "-p", &pid.to_string(), "-o"])
@@ -37,11 +40,16 @@ impl Tracer {
         let mut line = String::new();
         while !line.contains("attached") {
             line.clear();
-            assert!(said.read_line(&mut line).expect("strace speaks") > 0, "strace could not attach");
+            if said.read_line(&mut line).expect("strace speaks") == 0 {
+                strace.wait().expect("our child");
+                assert!(!rustix::process::geteuid().is_root(), "strace could not attach");
+                skip("strace may not attach to another process here");
+                return None;
+            }
         }
         // Kept open for its lifetime, so that it never meets a closed pipe.
         strace.stderr = Some(said.into_inner());
-        Self { strace, out }
+        Some(Self { strace, out })
     }
 
     /// The trace so far.

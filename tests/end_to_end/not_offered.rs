@@ -1,0 +1,93 @@
+//! What this version does not offer: subscriptions, QoS 2, sessions that outlive their connection. Each is refused with
+//! its code, never silently accepted.
+
+use crate::support::{
+    broker::Broker,
+    client::Client,
+    wait::SOON,
+    wire::{Connect, Reply, TELEMETRY, VERSIONS, Version, publish, subscribe, unsubscribe},
+};
+
+use Version::{V5, V311};
+
+#[test]
+fn a_subscription_is_refused_with_one_code_per_filter() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    // A-80 among them: no device ever reads another's topics.
+    let filters = [
+        ("v1/devices/me/rpc/request/+", 1),
+        ("#", 0),
+        ("+/#", 2),
+        ("v1/devices/+/telemetry", 1),
+        ("v1/nonsense", 0),
+    ];
+    for version in VERSIONS {
+        let mut client = broker.online(version, &device, "meter");
+        client.send(&subscribe(version, 0x1234, &filters));
+        let suback = client.packet();
+        let codes =
+            suback.codes(version, 0x1234).unwrap_or_else(|| panic!("a SUBACK for 0x1234, got {suback:?}"));
+        assert_eq!(codes.len(), filters.len(), "{version:?} [MQTT-3.9.3-1]");
+        assert!(
+            codes.iter().all(|code| *code >= 0x80),
+            "{version:?}: nothing is silently accepted: {codes:?}"
+        );
+        if version == V311 {
+            assert_eq!(codes, [0x80; 5], "[MQTT-3.9.3-2]");
+        }
+        if version == V5 {
+            assert_eq!(codes[4], 0x8F, "an unknown filter of the hub's");
+        }
+        client.telemetry(r#"{"still":"here"}"#);
+    }
+}
+
+#[test]
+fn an_unsubscribe_is_answered_even_if_there_was_no_subscription() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    for version in VERSIONS {
+        let mut client = broker.online(version, &device, "meter");
+        client.send(&unsubscribe(version, 9, &["a/b", "c"]));
+        let unsuback = client.packet();
+        assert_eq!(unsuback.first, 0xB0, "[MQTT-3.10.4-4]");
+        let expected: &[u8] = if version == V5 { &[0x11, 0x11] } else { &[] };
+        assert_eq!(unsuback.codes(version, 9), Some(expected), "{version:?}");
+    }
+}
+
+#[test]
+fn qos_2_is_refused_not_stored_and_not_left_hanging() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    for version in VERSIONS {
+        let mut client = broker.online(version, &device, "meter");
+        client.send(&publish(version, TELEMETRY, 2, 1, "{a:1}"));
+        let told: Vec<Option<u8>> = client.until_closed(SOON).iter().map(Reply::disconnect).collect();
+        assert_eq!(told, if version == V5 { vec![Some(0x9B)] } else { vec![] }, "{version:?}");
+    }
+    assert_eq!(broker.telemetry().len(), 0);
+}
+
+#[test]
+fn version_5_is_told_that_qos_1_is_the_most() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    let connack = Client::dial(broker.plain()).connect(V5, "meter", &device.token);
+    assert_eq!(connack.connack_property(0x24), Some(1), "Maximum QoS [MQTT-3.2.2-9]");
+}
+
+#[test]
+fn session_present_is_never_claimed() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    for version in VERSIONS {
+        for _ in 0..2 {
+            let mut client = Client::dial(broker.plain());
+            let connect = Connect::new(version, "meter").user(&device.token).keep_session();
+            let connack = client.ask_in(version, &connect);
+            assert_eq!(connack.body[..2], [0, 0], "{version:?} [MQTT-3.2.2-2]");
+        }
+    }
+}
