@@ -3,6 +3,8 @@
 //! `README.md` beside this file is the map. Imports point down only: `event_loop` joins `net` and `store`, which do
 //! not know each other; below them everything is pure.
 
+#![forbid(unsafe_code)]
+
 pub mod broker;
 pub mod byte_queue;
 pub mod clock;

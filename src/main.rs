@@ -1,5 +1,7 @@
 //! The program: parse, run, print one error, exit 0, 1 (it failed) or 2 (it was asked for something that cannot be).
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod config;
 

@@ -105,11 +105,17 @@ impl Schema {
     /// If the database is another program's, or a newer version's.
     pub(super) fn check(&self, connection: &Connection, path: &Path) -> Result<i64, StoreError> {
         let attempt = Attempt::new(self.open_action, path);
-        let read =
-            |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|e| attempt.sql(e));
-        let version = read("PRAGMA user_version")?;
-        let ours = match read("PRAGMA application_id")? {
-            0 => version == 0 && read("SELECT count(*) FROM sqlite_schema")? == 0,
+        // One statement, one snapshot: another process may be making the schema at this moment.
+        let (version, application_id, tables) = connection
+            .query_row(
+                "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
+                 FROM pragma_user_version, pragma_application_id",
+                [],
+                |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)),
+            )
+            .map_err(|e| attempt.sql(e))?;
+        let ours = match application_id {
+            0 => version == 0 && tables == 0,
             id => id == self.application_id && version > 0,
         };
         if !ours {

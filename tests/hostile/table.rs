@@ -134,6 +134,7 @@ impl Mine {
 
 /// Runs every row, and reports all that went wrong, not only the first.
 pub fn run(rows: &[Row]) {
+    println!("{} rows", rows.len());
     let mut mine = Mine::open(Setup::new());
     let mut wrong = Vec::new();
     for row in rows {
