@@ -114,13 +114,9 @@ impl EventLoop {
 
     /// Somebody wrote to the registry's files; if it was not this process, takes the devices over.
     pub(super) fn reload_registry(&mut self, now: Now) {
-        let devices = match self.registry.has_changed() {
-            Ok(false) => return,
-            Ok(true) => self.registry.devices(),
-            Err(error) => Err(error),
-        };
-        match devices {
-            Ok(devices) => {
+        match self.registry.take_changed() {
+            Ok(None) => {}
+            Ok(Some(devices)) => {
                 log::info!("took over the registry: {} devices", devices.len());
                 self.broker.handle_registry(devices, now);
             }

@@ -180,7 +180,7 @@ impl Buffer {
     /// As [`Buffer::append`].
     pub fn checkpoint(&mut self) -> Result<(), StoreError> {
         let Some(connection) = &self.connection else { return Err(self.closed()) };
-        let outcome = checkpoint(connection);
+        let outcome = open::checkpoint(connection);
         outcome.map_err(|error| self.after_failure("checkpoint the journal", error))
     }
 
@@ -271,7 +271,7 @@ fn open_sound(
     health::quick_check(&mut connection, path, check_time)?;
     // What an earlier run could not flush is written once more, and the log starts anew: a commit must not lean on
     // frames of which the storage may hold less than the kernel's copy says.
-    checkpoint(&connection).map_err(|e| attempt.sql(e))?;
+    open::checkpoint(&connection).map_err(|e| attempt.sql(e))?;
     let (boot, canary) = begin(&mut connection, boot_id, now_ms, clock).map_err(|e| attempt.sql(e))?;
     health::expect_canary(&connection, path, canary)?;
     let last_seq = read_last_seq(&connection).map_err(|e| attempt.sql(e))?;
@@ -378,28 +378,13 @@ fn checkpoint_long_log(wal: &mut Wal, pages: i32) -> rusqlite::Result<()> {
     match wal.checkpoint() {
         // The log holds everything and grows a little; the next commit tries again.
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
-        outcome => unless_busy(outcome),
+        outcome => open::unless_busy(outcome),
     }
-}
-
-fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    unless_busy(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))
-}
-
-fn unless_busy(outcome: rusqlite::Result<()>) -> rusqlite::Result<()> {
-    match outcome {
-        Err(error) if is_busy(&error) => Ok(()),
-        outcome => outcome,
-    }
-}
-
-fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// The log was deleted, but it lives as long as it is open: its readings go into the database now or never.
 fn save_unlinked_wal(connection: &Connection, path: &Path) {
-    match checkpoint(connection) {
+    match open::checkpoint(connection) {
         Ok(()) => log::warn!("the log of {} was deleted; its readings were saved", path.display()),
         Err(error) => {
             log::error!("the log of {} was deleted, its readings may be lost: {error}", path.display())

@@ -104,6 +104,23 @@ pub(super) fn checkpoint_on_close(connection: &Connection, wanted: bool) -> rusq
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !wanted).map(drop)
 }
 
+/// Copies the log into the database as far as nobody is in the way.
+pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    unless_busy(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))
+}
+
+/// Takes it for done if only somebody else was in the way.
+pub(super) fn unless_busy(outcome: rusqlite::Result<()>) -> rusqlite::Result<()> {
+    match outcome {
+        Err(error) if is_busy(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 fn connect(path: &Path, flags: OpenFlags, options: &StoreOptions) -> rusqlite::Result<Connection> {
     let connection = match options.vfs {
         Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,

@@ -10,6 +10,7 @@ use super::{
     checksum::device_checksum,
     data_dir::DataDir,
     error::{Attempt, StoreError},
+    file_identity,
     open::{self, StoreOptions},
     schema::REGISTRY,
 };
@@ -27,7 +28,7 @@ const CHANGE: &str = "change the registry";
 pub struct Registry {
     connection: Connection,
     path: PathBuf,
-    /// What SQLite's `data_version` was when [`Registry::has_changed`] was last asked.
+    /// What SQLite's `data_version` was when [`Registry::take_changed`] last gave out devices.
     data_version: i64,
 }
 
@@ -41,8 +42,14 @@ impl Registry {
     /// Any [`StoreError`].
     pub fn open(dir: &DataDir, options: &StoreOptions) -> Result<Registry, StoreError> {
         let path = dir.registry_path();
+        if options.vfs.is_none() {
+            file_identity::forget_cached_wal(&path);
+        }
         let connection = open::open_writer(&path, &REGISTRY, options)?;
         let attempt = Attempt::new(REGISTRY.open_action, &path);
+        // What an earlier process could not flush is written once more, as for the journal: a change must not lean on
+        // frames of which the storage may hold less than the kernel's copy says.
+        open::checkpoint(&connection).map_err(|e| attempt.sql(e))?;
         open::checkpoint_on_close(&connection, true).map_err(|e| attempt.sql(e))?;
         let data_version = data_version(&connection).map_err(|e| attempt.sql(e))?;
         Ok(Registry { connection, path, data_version })
@@ -153,15 +160,19 @@ impl Registry {
         })
     }
 
-    /// Whether another connection has changed the registry since this was last asked, or since it was opened.
+    /// The devices, if another connection has changed the registry since they were last given out here, or since it was
+    /// opened.
     ///
     /// # Errors
     /// If it cannot be read; ask again, no change is missed.
-    pub fn has_changed(&mut self) -> Result<bool, StoreError> {
+    pub fn take_changed(&mut self) -> Result<Option<Vec<Device>>, StoreError> {
         let found = data_version(&self.connection).map_err(|e| Attempt::new(READ, &self.path).sql(e))?;
-        let changed = found != self.data_version;
+        if found == self.data_version {
+            return Ok(None);
+        }
+        let devices = self.devices()?;
         self.data_version = found;
-        Ok(changed)
+        Ok(Some(devices))
     }
 
     fn change<T>(

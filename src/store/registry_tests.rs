@@ -118,15 +118,15 @@ fn when_devices_were_seen_is_noted_and_removed_ones_are_passed_over() {
 #[test]
 fn only_changes_of_others_are_reported_and_each_once() {
     let (bench, mut registry) = with_pump();
-    assert!(!registry.has_changed().expect("asked"));
+    assert!(registry.take_changed().expect("asked").is_none());
     registry.set_enabled(&name("pump"), false).expect("set");
-    assert!(!registry.has_changed().expect("its own change"));
+    assert!(registry.take_changed().expect("its own change").is_none());
     let mut command_line = bench.registry();
-    assert!(!registry.has_changed().expect("opening changes nothing"));
+    assert!(registry.take_changed().expect("opening changes nothing").is_none());
     command_line.set_enabled(&name("pump"), true).expect("set");
-    assert!(registry.has_changed().expect("asked"));
-    assert!(!registry.has_changed().expect("asked"));
-    assert!(registry.find(&name("pump")).expect("read").expect("there").enabled);
+    let devices = registry.take_changed().expect("asked").expect("changed");
+    assert!(devices[0].enabled);
+    assert!(registry.take_changed().expect("asked").is_none());
 }
 
 #[test]

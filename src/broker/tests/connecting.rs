@@ -146,7 +146,7 @@ fn no_connect_in_time_closes_the_connection() {
 }
 
 #[test]
-fn the_same_client_id_takes_over_mqtt_3_1_4_3() {
+fn the_same_client_id_takes_over_mqtt_3_1_4_2() {
     let mut world = World::new();
     let old = world.pump_v5();
     let new = world.pump_v5();

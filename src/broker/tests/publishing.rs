@@ -239,7 +239,7 @@ fn pingreq_is_answered_while_acks_wait_mqtt_3_12_4_1() {
 }
 
 #[test]
-fn every_filter_of_a_subscribe_is_refused_with_a_code_of_its_own_mqtt_3_8_4_6() {
+fn every_filter_of_a_subscribe_is_refused_with_a_code_of_its_own_mqtt_3_8_4_5() {
     let filters: Vec<u8> = ["v1/devices/me/rpc/request/+", "#", "$share/g/t"]
         .iter()
         .flat_map(|f| [string(f), vec![1]].concat())

@@ -225,7 +225,7 @@ fn a_password_without_a_user_name_is_refused_before_5_0_mqtt_3_1_2_22() {
 }
 
 #[test]
-fn reserved_flags_of_connack_are_refused_mqtt_3_2_2_1() {
+fn reserved_flags_of_connack_are_refused_mqtt_3_2_2_1_of_5_0() {
     assert_eq!(refusal(0x20, b"\x02\0", V311), E::ConnAckFlags);
     assert_eq!(refusal(0x20, b"\x81\0\0", V5), E::ConnAckFlags);
 }

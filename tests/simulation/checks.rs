@@ -1,0 +1,146 @@
+//! What clients sent and were promised, held against what is on disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay::{
+    ids::DeviceName,
+    record::Record,
+    store::{BufferReader, Query, StoreError, StoreOptions, StoredReading},
+};
+
+use crate::machine::data_dir;
+
+/// A reading for life: which stream of readings, and the how-manieth of it. Told in its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReadingId {
+    pub stream: u64,
+    pub number: u64,
+}
+
+/// Streams from here on are wills.
+pub const FIRST_WILL_STREAM: u64 = 1_000_000;
+
+impl ReadingId {
+    /// The values of the reading, as the broker is to keep them.
+    pub fn values(self, filler: &str) -> String {
+        format!("{{\"stream\":{},\"number\":{},\"filler\":\"{filler}\"}}", self.stream, self.number)
+    }
+
+    fn found_in(values: &str) -> Option<Self> {
+        let (stream, rest) = values.strip_prefix("{\"stream\":")?.split_once(',')?;
+        let (number, _) = rest.strip_prefix("\"number\":")?.split_once(',')?;
+        Some(Self { stream: stream.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
+/// What a client sent, or may have sent.
+pub struct Sent {
+    pub device: DeviceName,
+    pub values: String,
+    pub device_ts: Option<i64>,
+    /// Whether its first occurrence keeps to the order of its stream. Wills come when connections end, and QoS 0 on a
+    /// connection that was given up may be late, while QoS 1 was by then sent again on the next.
+    pub is_ordered: bool,
+}
+
+/// Everything sent, acknowledged and confirmed in a run.
+#[derive(Default)]
+pub struct Ledger {
+    sent: BTreeMap<ReadingId, Sent>,
+    /// PUBACKs for these have reached their senders.
+    acked: BTreeSet<ReadingId>,
+    /// PUBACKs that came since the last step's check.
+    acked_lately: Vec<ReadingId>,
+    /// The store has said of these that they are on disk, or they were found there.
+    confirmed: BTreeSet<ReadingId>,
+}
+
+impl Ledger {
+    /// The reading may be on its way from now on.
+    pub fn note_sent(&mut self, id: ReadingId, sent: Sent) {
+        self.sent.insert(id, sent);
+    }
+
+    /// The sender of the reading was told that it is stored.
+    pub fn note_acked(&mut self, id: ReadingId) {
+        self.acked.insert(id);
+        self.acked_lately.push(id);
+    }
+
+    /// The store says that the records are on disk.
+    pub fn note_confirmed(&mut self, records: &[Record]) {
+        self.confirmed.extend(records.iter().filter_map(|record| ReadingId::found_in(&record.values)));
+    }
+
+    pub fn acked(&self) -> usize {
+        self.acked.len()
+    }
+
+    /// Everything acknowledged in this step had been confirmed by the store.
+    pub fn check_step(&mut self) -> Result<(), String> {
+        match self.acked_lately.drain(..).find(|id| !self.confirmed.contains(id)) {
+            None => Ok(()),
+            Some(id) => Err(format!("LOST: {id:?} was acknowledged and the store has not confirmed it")),
+        }
+    }
+
+    /// Reads the journal and checks that everything acknowledged is there, everything there was sent, as it was sent,
+    /// and in the order in which it was sent. Gives back how many rows there are.
+    pub fn check_journal(&mut self, options: &StoreOptions) -> Result<usize, String> {
+        let (found, corrupt_rows) = read_journal(options).map_err(|error| format!("cannot read: {error}"))?;
+        if corrupt_rows > 0 {
+            return Err(format!("{corrupt_rows} rows are damaged"));
+        }
+        let mut first = BTreeSet::new();
+        let mut latest = BTreeMap::new();
+        for reading in &found {
+            let (id, is_ordered) = self.check_row(reading)?;
+            let is_first = first.insert(id);
+            if !is_ordered {
+                continue;
+            }
+            let latest = latest.entry(id.stream).or_insert(id.number);
+            if is_first && id.number < *latest {
+                return Err(format!("ORDER: {id:?} comes after number {latest}"));
+            }
+            *latest = id.number.max(*latest);
+        }
+        if let Some(gap) = found.windows(2).find(|pair| pair[1].seq <= pair[0].seq) {
+            return Err(format!("ORDER: place {} is not after {}", gap[1].seq.0, gap[0].seq.0));
+        }
+        if let Some(lost) = self.acked.iter().find(|id| !first.contains(id)) {
+            return Err(format!(
+                "LOST: {lost:?} was acknowledged and is not in the journal of {} rows",
+                found.len()
+            ));
+        }
+        self.confirmed.extend(first);
+        Ok(found.len())
+    }
+
+    fn check_row(&self, reading: &StoredReading) -> Result<(ReadingId, bool), String> {
+        let id = ReadingId::found_in(&reading.values)
+            .ok_or_else(|| format!("MADE UP: place {} holds {}", reading.seq.0, reading.values))?;
+        let sent = self.sent.get(&id).ok_or_else(|| format!("MADE UP: nobody sent {id:?}"))?;
+        if sent.values != reading.values || sent.device != reading.device {
+            return Err(format!(
+                "CHANGED: {id:?} of {} is now {} of {}",
+                sent.device, reading.values, reading.device
+            ));
+        }
+        match sent.device_ts {
+            Some(ts) if ts != reading.ts.0 || !reading.time_is_trusted => {
+                Err(format!("CHANGED: {id:?} was of {ts} and is now of {}", reading.ts))
+            }
+            _ => Ok((id, sent.is_ordered)),
+        }
+    }
+}
+
+fn read_journal(options: &StoreOptions) -> Result<(Vec<StoredReading>, u64), StoreError> {
+    let reader = BufferReader::open(&data_dir(), options)?;
+    let all =
+        Query { after: forebay::ids::Seq(0), device: None, since: None, limit: usize::MAX, newest: false };
+    let found = reader.read(&all)?;
+    Ok((found, reader.corrupt_rows()))
+}

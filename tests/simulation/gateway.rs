@@ -1,0 +1,464 @@
+//! The broker and its stores, driven as the event loop drives them: the same chapters in the same order, with the
+//! simulated network for sockets. Written once; whoever changes `src/event_loop` changes this.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use forebay::{
+    broker::Broker,
+    clock::{ClockState, Mono, Now},
+    device::Device,
+    ids::ConnId,
+    limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
+    record::Batch,
+    session::CloseReason,
+    store::{BootId, Buffer, Registry, StoreError, StoreOptions},
+};
+
+use crate::{
+    checks::Ledger,
+    disk::Disk,
+    machine::data_dir,
+    network::{LinkId, Network, Read},
+    trace::{Trace, note},
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+
+/// What can be done wrong on purpose, to show that it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    None,
+    /// Answers leave before the commit they answer for.
+    AnswerBeforeCommit,
+    /// Commits are not flushed.
+    CommitWithoutFlush,
+}
+
+/// The chapter of a turn at whose end the power goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    BeforeCommit,
+    AfterCommit,
+    EndOfTurn,
+}
+
+/// Whether the process is still there after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Turn {
+    Done,
+    PowerLost,
+}
+
+/// What a turn works with.
+pub struct Room<'a> {
+    pub now: Now,
+    /// The network's own time.
+    pub net_now: u64,
+    pub clock: ClockState,
+    pub disk: &'a Disk,
+    pub network: &'a mut Network,
+    pub ledger: &'a mut Ledger,
+    pub trace: &'a mut Trace,
+    /// When the registry could last not be read.
+    pub registry_unread_at: &'a mut u64,
+}
+
+struct Socket {
+    link: LinkId,
+    conn: ConnId,
+    /// Its last write was not taken whole.
+    is_blocked: bool,
+    /// When it was accepted or something was read.
+    last_read: Mono,
+    /// When everything sent so far had been read.
+    last_drained: Mono,
+}
+
+/// Longest time a CONNECT is put off, during which nothing is read.
+const PUT_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// A running broker.
+pub struct Gateway {
+    broker: Broker,
+    buffer: Buffer,
+    registry: Registry,
+    limits: Limits,
+    /// By slot, as the event loop's slab.
+    sockets: BTreeMap<u32, Socket>,
+    epoch: u32,
+    /// The slot that is read first, so that everybody has his turn.
+    first_slot: u32,
+    retry_at: Option<Mono>,
+    retry_wait: Duration,
+    clock_check: Option<Mono>,
+    registry_check: bool,
+    sabotage: Sabotage,
+    /// When the power goes, if it does.
+    pub power_goes: Option<Moment>,
+    /// Payloads there may be in quarantine: a smaller bound than before is kept to from the next payload on.
+    quarantine_max: u64,
+    /// A rule about time that was broken.
+    broken: Option<String>,
+}
+
+impl Gateway {
+    /// Starts as `event_loop/startup.rs` does.
+    pub fn start(
+        limits: Limits,
+        options: &StoreOptions,
+        boot: &BootId,
+        now: Now,
+        clock: ClockState,
+        seed: u64,
+        sabotage: Sabotage,
+    ) -> Result<Self, StoreError> {
+        let registry = Registry::open(&data_dir(), options)?;
+        let buffer = Buffer::open(&data_dir(), options, boot, now, clock)?;
+        let broker = new_broker(limits.clone(), registry.devices()?, &buffer, seed);
+        let quarantine_max = buffer.quarantine_len()?.max(limits.quarantine_rows.into());
+        Ok(Self {
+            broker,
+            buffer,
+            registry,
+            limits,
+            sockets: BTreeMap::new(),
+            epoch: 0,
+            first_slot: 0,
+            retry_at: None,
+            retry_wait: Duration::ZERO,
+            clock_check: Some(now.mono + CLOCK_CHECK),
+            registry_check: false,
+            sabotage,
+            power_goes: None,
+            quarantine_max,
+            broken: None,
+        })
+    }
+
+    /// The devices the registry holds.
+    pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
+        self.registry.devices()
+    }
+
+    /// When the loop wakes up of its own accord.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        [self.retry_at, self.clock_check].into_iter().flatten().chain(self.broker.poll_timeout()).min()
+    }
+
+    /// Somebody wrote to the registry's files.
+    pub fn note_registry_written(&mut self) {
+        self.registry_check = true;
+    }
+
+    // ---- the turn -----------------------------------------------------------------------------------------
+
+    /// One turn of the loop.
+    pub fn turn(&mut self, room: &mut Room<'_>) -> Turn {
+        self.accept(room);
+        if self.broker.awaits_connect() {
+            self.reload_registry(room);
+        }
+        self.read(room);
+        self.broker.handle_timeout(room.now);
+        if self.is_cut(Moment::BeforeCommit, room) {
+            return Turn::PowerLost;
+        }
+        let committed = self.commit(room);
+        if committed && self.is_cut(Moment::AfterCommit, room) || room.disk.storage().is_gone() {
+            return Turn::PowerLost;
+        }
+        self.write(room);
+        self.close(room);
+        self.keep_house(room);
+        self.check_silence(room);
+        self.broker.check_invariants();
+        if self.is_cut(Moment::EndOfTurn, room) || room.disk.storage().is_gone() {
+            return Turn::PowerLost;
+        }
+        Turn::Done
+    }
+
+    /// The last turns of a stop in good order.
+    pub fn drain(mut self, room: &mut Room<'_>) -> Turn {
+        self.broker.handle_drain();
+        self.commit(room);
+        self.broker.handle_shutdown(room.now);
+        self.commit(room);
+        self.write(room);
+        self.close(room);
+        if let Some(seen) = self.broker.poll_seen() {
+            // Only a note for people.
+            let _ = self.registry.note_seen(&seen);
+        }
+        let checkpointed = self.buffer.checkpoint().is_ok();
+        note!(room.trace, "stopped in good order, checkpoint {checkpointed}");
+        if room.disk.storage().is_gone() { Turn::PowerLost } else { Turn::Done }
+    }
+
+    fn is_cut(&mut self, moment: Moment, room: &mut Room<'_>) -> bool {
+        if self.power_goes != Some(moment) {
+            return false;
+        }
+        note!(room.trace, "the power goes: {moment:?}");
+        room.trace.count(match moment {
+            Moment::BeforeCommit => "a power cut before a commit",
+            Moment::AfterCommit => "a power cut between a commit and its answers",
+            Moment::EndOfTurn => "a power cut between two turns",
+        });
+        room.disk.storage().stop();
+        true
+    }
+
+    fn accept(&mut self, room: &mut Room<'_>) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.broker.admits_more(room.now) {
+                break;
+            }
+            let Some((link, address)) = room.network.accept() else { break };
+            self.on_accepted(link, address, room);
+        }
+    }
+
+    fn on_accepted(&mut self, link: LinkId, address: IpAddr, room: &mut Room<'_>) {
+        let slot =
+            (0..).find(|slot| !self.sockets.contains_key(slot)).expect("there are more slots than links");
+        self.epoch = self.epoch.wrapping_add(1);
+        let conn = ConnId { slot, epoch: self.epoch };
+        self.sockets.insert(
+            slot,
+            Socket { link, conn, is_blocked: false, last_read: room.now.mono, last_drained: room.now.mono },
+        );
+        self.broker.handle_connected(conn, address, room.now);
+    }
+
+    fn read(&mut self, room: &mut Room<'_>) {
+        let first = self.first_slot;
+        let (later, sooner): (Vec<u32>, Vec<u32>) = self.sockets.keys().partition(|slot| **slot < first);
+        for slot in sooner.into_iter().chain(later) {
+            let Socket { link, conn, .. } = self.sockets[&slot];
+            if self.broker.wants_bytes(conn) && room.network.is_readable(link, room.net_now) {
+                self.read_one(link, conn, room);
+                self.first_slot = slot + 1;
+            }
+        }
+        if self.sockets.range(self.first_slot..).next().is_none() {
+            self.first_slot = 0;
+        }
+    }
+
+    fn read_one(&mut self, link: LinkId, conn: ConnId, room: &mut Room<'_>) {
+        match room.network.gateway_reads(link, READ_BYTES_PER_TURN, room.net_now) {
+            Read::Nothing => {}
+            Read::Bytes(bytes) => {
+                let drained = room.network.is_drained(link);
+                let socket = self.sockets.get_mut(&conn.slot).expect("it is being read");
+                socket.last_read = room.now.mono;
+                if drained {
+                    socket.last_drained = room.now.mono;
+                }
+                self.broker.handle_bytes(conn, &bytes, room.now);
+            }
+            Read::Closed => self.broker.handle_disconnected(conn, CloseReason::PeerClosed, room.now),
+            Read::Reset => self.broker.handle_disconnected(conn, CloseReason::TransportFailed, room.now),
+        }
+    }
+
+    /// Gives back whether there was something to commit, and it was.
+    fn commit(&mut self, room: &mut Room<'_>) -> bool {
+        let Some((through, batch)) = self.broker.poll_commit() else { return false };
+        if self.sabotage == Sabotage::AnswerBeforeCommit {
+            self.broker.handle_committed(through, room.now);
+            room.ledger.note_confirmed(&batch.records);
+            self.write(room);
+            return self.buffer.append(&batch).is_ok();
+        }
+        match self.buffer.append(&batch) {
+            Ok(()) => {
+                self.broker.handle_committed(through, room.now);
+                note!(room.trace, "{} is on disk", words(&batch));
+                room.ledger.note_confirmed(&batch.records);
+                true
+            }
+            Err(error) => {
+                note!(room.trace, "{} is not stored: {error}", words(&batch));
+                room.trace.count("a commit that fails");
+                self.broker.handle_commit_failed(room.now);
+                self.reopen_store(room);
+                false
+            }
+        }
+    }
+
+    fn reopen_store(&mut self, room: &mut Room<'_>) {
+        if !room.disk.storage().is_gone() {
+            // The buffer asks the kernel to drop its copy, but has no file of its own here.
+            room.disk.storage().content.forget_cache();
+        }
+        match self.buffer.reopen() {
+            Ok(()) => {
+                note!(room.trace, "the store is open again, at {}", self.buffer.last_seq().0);
+                self.broker.handle_store_ready(self.buffer.last_seq());
+                self.retry_at = None;
+                self.retry_wait = Duration::ZERO;
+            }
+            Err(error) => {
+                note!(room.trace, "the store cannot be opened: {error}");
+                room.trace.count("a store that cannot be opened again");
+                let doubled = (self.retry_wait * 2).min(LAST_RETRY);
+                self.retry_wait = if doubled.is_zero() { FIRST_RETRY } else { doubled };
+                self.retry_at = Some(room.now.mono + self.retry_wait);
+            }
+        }
+    }
+
+    fn reload_registry(&mut self, room: &mut Room<'_>) {
+        match self.registry.take_changed() {
+            Ok(None) => {}
+            Ok(Some(devices)) => {
+                note!(room.trace, "took over the registry");
+                self.broker.handle_registry(devices, room.now);
+            }
+            Err(error) => {
+                note!(room.trace, "the registry cannot be read: {error}");
+                room.trace.count("a registry that cannot be read");
+                *room.registry_unread_at = room.net_now;
+            }
+        }
+    }
+
+    fn write(&mut self, room: &mut Room<'_>) {
+        while let Some(conn) = self.broker.poll_output() {
+            self.write_one(conn, room);
+        }
+        let blocked: Vec<ConnId> = self.sockets.values().filter(|s| s.is_blocked).map(|s| s.conn).collect();
+        for conn in blocked {
+            self.write_one(conn, room);
+        }
+    }
+
+    fn write_one(&mut self, conn: ConnId, room: &mut Room<'_>) {
+        let Some(socket) = self.sockets.get_mut(&conn.slot).filter(|socket| socket.conn == conn) else {
+            return;
+        };
+        let Some(outbox) = self.broker.output(conn) else { return };
+        let bytes = [outbox.as_slices().0, outbox.as_slices().1].concat();
+        match room.network.gateway_writes(socket.link, &bytes, room.net_now) {
+            Some(taken) => {
+                outbox.consume(taken);
+                socket.is_blocked = taken < bytes.len();
+            }
+            None => self.broker.handle_disconnected(conn, CloseReason::TransportFailed, room.now),
+        }
+    }
+
+    fn close(&mut self, room: &mut Room<'_>) {
+        while let Some((conn, reason)) = self.broker.poll_close() {
+            note!(room.trace, "{conn:?} is closed: {reason}");
+            room.trace.count(reason.label());
+            self.write_one(conn, room);
+            if let Some(socket) = self.sockets.remove(&conn.slot) {
+                self.check_timeout(&socket, reason, room);
+                room.network.gateway_closes(socket.link);
+            }
+            self.broker.handle_closed(conn);
+        }
+    }
+
+    fn keep_house(&mut self, room: &mut Room<'_>) {
+        if self.clock_check.is_some_and(|at| at <= room.now.mono) {
+            self.check_clock(room.now, room.clock, room.trace);
+        }
+        if std::mem::take(&mut self.registry_check) {
+            self.reload_registry(room);
+        }
+        if self.retry_at.is_some_and(|at| at <= room.now.mono) {
+            self.reopen_store(room);
+        }
+        if let Some(seen) = self.broker.poll_seen() {
+            // Only a note for people.
+            let _ = self.registry.note_seen(&seen);
+        }
+    }
+
+    /// The wall clock jumped, or was not synchronised when last looked at.
+    pub fn check_clock(&mut self, now: Now, clock: ClockState, trace: &mut Trace) {
+        let noted = self.buffer.set_clock(clock).is_ok();
+        note!(trace, "the clock is {clock:?}, noted {noted}");
+        self.clock_check = (!clock.synchronised).then_some(now.mono + CLOCK_CHECK);
+    }
+
+    // ---- bounds -------------------------------------------------------------------------------------------
+
+    /// Nobody is cut off who kept in touch.
+    fn check_timeout(&mut self, socket: &Socket, reason: CloseReason, room: &Room<'_>) {
+        let silence = room.now.mono.since(socket.last_drained);
+        if let Some(longest) = self.longest_silence(socket.link, room.network)
+            && reason == CloseReason::KeepAliveTimeout
+            && silence < longest
+        {
+            self.broken =
+                Some(format!("KEEP-ALIVE: {:?} was closed after {silence:?} of {longest:?}", socket.conn));
+        }
+    }
+
+    /// Nobody is kept who is silent for too long. [MQTT-3.1.2-24]
+    fn check_silence(&mut self, room: &Room<'_>) {
+        for socket in self.sockets.values() {
+            let silence = room.now.mono.since(socket.last_read);
+            if let Some(longest) = self.longest_silence(socket.link, room.network)
+                && silence > longest + PUT_OFF_MAX
+            {
+                self.broken =
+                    Some(format!("KEEP-ALIVE: {:?} is silent for {silence:?} of {longest:?}", socket.conn));
+            }
+        }
+    }
+
+    fn longest_silence(&self, link: LinkId, network: &Network) -> Option<Duration> {
+        let keep_alive = network.keep_alive(link)?;
+        let own = u64::from(keep_alive.seconds);
+        let seconds =
+            if keep_alive.may_be_shortened { own.min(self.limits.keep_alive_max_s.into()) } else { own };
+        Some(Duration::from_millis(seconds * 1500))
+    }
+
+    /// Nothing has grown beyond its bound, and nothing took too long or too short a time.
+    pub fn check_bounds(&mut self) -> Result<(), String> {
+        if let Some(words) = self.broken.take() {
+            return Err(words);
+        }
+        let connections = self.broker.connection_count();
+        if connections > self.limits.connections as usize {
+            return Err(format!("BOUND: {connections} connections"));
+        }
+        if connections != self.sockets.len() {
+            return Err(format!("LEAK: {connections} connections and {} sockets", self.sockets.len()));
+        }
+        // One portion is answered before the queue is looked at again, and what was held is released at once.
+        let outbox_max = self.limits.outbox_bytes as usize + 2 * READ_BYTES_PER_TURN;
+        for socket in self.sockets.values() {
+            let waiting = self.broker.output(socket.conn).map_or(0, |outbox| outbox.len());
+            if waiting > outbox_max {
+                return Err(format!("BOUND: {waiting} bytes wait for {:?}", socket.conn));
+            }
+        }
+        match self.buffer.quarantine_len() {
+            Ok(rows) if rows > self.quarantine_max => Err(format!("BOUND: {rows} payloads in quarantine")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The one place where a broker is made.
+fn new_broker(limits: Limits, devices: Vec<Device>, buffer: &Buffer, seed: u64) -> Broker {
+    Broker::new(limits, devices, buffer.last_seq(), seed)
+}
+
+fn words(batch: &Batch) -> String {
+    let (first, last) = (batch.records.first(), batch.records.last());
+    let places = first.zip(last).map(|(first, last)| (first.seq.0, last.seq.0));
+    format!("a batch of {} readings {places:?} and {} payloads", batch.records.len(), batch.quarantined.len())
+}

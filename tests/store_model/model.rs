@@ -1,0 +1,194 @@
+//! What the store promises, in as few lines as it takes: lists and maps in memory, nothing about files.
+
+use std::collections::BTreeMap;
+
+use forebay::{
+    clock::{ClockState, Wall},
+    device::{Device, TokenHash},
+    ids::{DeviceId, DeviceName, Seq},
+    record::{Batch, Record},
+    store::Query,
+};
+
+/// A boot of the machine, as the journal knows it.
+#[derive(Clone, Debug)]
+struct Boot {
+    id: String,
+    clock: ClockState,
+}
+
+/// The journal.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    boots: Vec<Boot>,
+    /// Each reading with the index of its boot.
+    readings: Vec<(Record, usize)>,
+    /// Payloads in quarantine, oldest first.
+    quarantined: Vec<Vec<u8>>,
+    dropped: u64,
+}
+
+/// A reading as it is to be read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub seq: Seq,
+    pub device: DeviceName,
+    pub ts: Wall,
+    pub time_is_trusted: bool,
+    pub values: String,
+}
+
+impl Journal {
+    /// The journal is opened in boot `id`, so long after its beginning. The newest boot goes on if it is the same one,
+    /// unless its last reading lies in the future.
+    pub fn open(&mut self, id: &str, now_ms: i64, clock: ClockState) {
+        let last = self.readings.last().filter(|(_, boot)| boot + 1 == self.boots.len());
+        let is_past = last.is_none_or(|(record, _)| record.received.as_millis() <= now_ms);
+        match self.boots.last() {
+            Some(newest) if newest.id == id && is_past => self.set_clock(clock),
+            _ => self.boots.push(Boot { id: id.to_owned(), clock }),
+        }
+        self.dropped = 0;
+    }
+
+    /// Once synchronised, only a synchronised clock counts.
+    pub fn set_clock(&mut self, clock: ClockState) {
+        let boot = self.boots.last_mut().expect("opened");
+        if clock.synchronised || !boot.clock.synchronised {
+            boot.clock = clock;
+        }
+    }
+
+    pub fn append(&mut self, batch: &Batch, quarantine_rows: usize) {
+        let boot = self.boots.len() - 1;
+        self.readings.extend(batch.records.iter().map(|record| (record.clone(), boot)));
+        if batch.quarantined.is_empty() {
+            return;
+        }
+        self.quarantined.extend(batch.quarantined.iter().map(|payload| payload.payload.clone()));
+        let over = self.quarantined.len().saturating_sub(quarantine_rows);
+        self.quarantined.drain(..over);
+        self.dropped += over as u64;
+    }
+
+    pub fn last_seq(&self) -> Seq {
+        self.readings.last().map_or(Seq(0), |(record, _)| record.seq)
+    }
+
+    pub fn quarantine_len(&self) -> u64 {
+        self.quarantined.len() as u64
+    }
+
+    pub fn quarantine_dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Everything that matches, the first or the last so many, in the order of their places.
+    pub fn read(&self, query: &Query) -> Vec<Found> {
+        let all = self.readings.iter().map(|(record, boot)| self.found(record, *boot));
+        let matching: Vec<Found> = all
+            .filter(|found| found.seq > query.after)
+            .filter(|found| query.device.as_ref().is_none_or(|device| found.device == *device))
+            .filter(|found| query.since.is_none_or(|since| found.ts >= since))
+            .collect();
+        let over = matching.len().saturating_sub(query.limit);
+        let (from, to) = if query.newest { (over, matching.len()) } else { (0, matching.len() - over) };
+        matching[from..to].to_vec()
+    }
+
+    fn found(&self, record: &Record, boot: usize) -> Found {
+        let clock = self.boots[boot].clock;
+        let received = Wall(clock.offset_ms + record.received.as_millis());
+        Found {
+            seq: record.seq,
+            device: record.device.clone(),
+            ts: record.device_ts.map_or(received, Wall),
+            time_is_trusted: record.device_ts.is_some() || clock.synchronised,
+            values: record.values.clone(),
+        }
+    }
+}
+
+/// What a change of the registry comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    NotFound,
+    DuplicateName,
+    DuplicateToken,
+}
+
+/// The registry.
+#[derive(Clone, Debug, Default)]
+pub struct Devices {
+    by_name: BTreeMap<DeviceName, Device>,
+    last_id: i64,
+}
+
+impl Devices {
+    pub fn all(&self) -> Vec<Device> {
+        self.by_name.values().cloned().collect()
+    }
+
+    pub fn find(&self, name: &DeviceName) -> Option<Device> {
+        self.by_name.get(name).cloned()
+    }
+
+    pub fn add(&mut self, name: &DeviceName, token: TokenHash, now: Wall) -> Outcome {
+        if self.by_name.contains_key(name) {
+            return Outcome::DuplicateName;
+        }
+        if self.is_used(&token, None) {
+            return Outcome::DuplicateToken;
+        }
+        self.last_id += 1;
+        let id = DeviceId(self.last_id);
+        let device = Device {
+            id,
+            name: name.clone(),
+            token_hash: token,
+            enabled: true,
+            created: now,
+            last_seen: None,
+        };
+        self.by_name.insert(name.clone(), device);
+        Outcome::Done
+    }
+
+    pub fn set_token(&mut self, name: &DeviceName, token: TokenHash) -> Outcome {
+        let used = self.is_used(&token, Some(name));
+        match self.by_name.get_mut(name) {
+            None => Outcome::NotFound,
+            Some(_) if used => Outcome::DuplicateToken,
+            Some(device) => {
+                device.token_hash = token;
+                Outcome::Done
+            }
+        }
+    }
+
+    pub fn set_enabled(&mut self, name: &DeviceName, enabled: bool) -> Outcome {
+        let Some(device) = self.by_name.get_mut(name) else { return Outcome::NotFound };
+        device.enabled = enabled;
+        Outcome::Done
+    }
+
+    pub fn remove(&mut self, name: &DeviceName) -> Outcome {
+        match self.by_name.remove(name) {
+            None => Outcome::NotFound,
+            Some(_) => Outcome::Done,
+        }
+    }
+
+    pub fn note_seen(&mut self, id: DeviceId, at: Wall) {
+        if let Some(device) = self.by_name.values_mut().find(|device| device.id == id) {
+            device.last_seen = Some(at);
+        }
+    }
+
+    fn is_used(&self, token: &TokenHash, by_others_than: Option<&DeviceName>) -> bool {
+        self.by_name
+            .values()
+            .any(|device| device.token_hash == *token && Some(&device.name) != by_others_than)
+    }
+}
