@@ -208,13 +208,14 @@ fn cut_a_writer(flushing: Flushing, chance: &mut Chance) -> Tally {
         let setup = Setup::new();
         let home = setup.home();
         let mut card = Card::insert(&home.data_dir());
-        let mut writer = Writer::start(&home.data_dir(), flushing);
-        let acked = writer.wait_until(1 + chance.below(1000));
+        let acked = 1 + chance.below(1000);
+        let mut writer = Writer::start(&home.data_dir(), flushing, acked);
+        writer.wait_until(acked);
         card.cut(|| writer.kill());
         writer.wait_for_exit();
         card.insert_again();
         let mut ledger = Ledger::read(&home.telemetry(), 1);
-        ledger.compare(0, acked, u64::MAX);
+        ledger.compare(0, acked, acked);
         tally.cuts += 1;
         tally.acked += acked;
         tally.lost += ledger.lost;

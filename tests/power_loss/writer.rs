@@ -24,10 +24,11 @@ use rustix::process::Signal;
 
 use crate::support::{
     process,
-    wait::{SOON, until},
+    wait::{SOON, until_true},
 };
 
 const DIR: &str = "POWER_LOSS_WRITER_DIR";
+const APPENDS: &str = "POWER_LOSS_WRITER_APPENDS";
 const WEAK: &str = "POWER_LOSS_WRITER_WEAK";
 const TOLD: &str = "appended ";
 
@@ -49,12 +50,16 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts it on a data directory.
-    pub fn start(dir: &Path, flushing: Flushing) -> Self {
+    /// Starts it on a data directory; after `appends` it stands still.
+    ///
+    /// If it went on, its next checkpoint would flush what its commits had not, and the cut would cost nothing of what
+    /// was counted before it.
+    pub fn start(dir: &Path, flushing: Flushing, appends: u64) -> Self {
         let mut command = Command::new(env::current_exe().expect("a test binary knows itself"));
         command
             .args(["--exact", "writer::the_writer_of_the_control", "--ignored", "--nocapture"])
-            .env(DIR, dir);
+            .env(DIR, dir)
+            .env(APPENDS, appends.to_string());
         if flushing == Flushing::Left {
             command.env(WEAK, "1");
         }
@@ -72,12 +77,9 @@ impl Writer {
         Self { child, told }
     }
 
-    /// Waits until it has told of so many appends, and gives back of how many it has.
-    pub fn wait_until(&mut self, count: u64) -> u64 {
-        until("the writer writes", SOON, || {
-            let told = self.told.load(Ordering::Relaxed);
-            (told >= count).then_some(told)
-        })
+    /// Waits until it has told of so many appends.
+    pub fn wait_until(&self, count: u64) {
+        until_true("the writer writes", SOON, || self.told.load(Ordering::Relaxed) >= count);
     }
 
     /// SIGKILL, without waiting for what comes of it.
@@ -111,7 +113,8 @@ fn the_writer_of_the_control() {
         Buffer::open(&dir, &options, &BootId::new("control"), now, clock).expect("a fresh journal");
     let device = DeviceName::parse("0").expect("a name");
     let mut stdout = std::io::stdout();
-    for n in 0u64.. {
+    let appends: u64 = env::var(APPENDS).expect("set beside it").parse().expect("a number");
+    for n in 0..appends {
         let record = Record {
             seq: buffer.last_seq().next(),
             device: device.clone(),
@@ -122,5 +125,8 @@ fn the_writer_of_the_control() {
         buffer.append(&Batch { records: vec![record], ..Batch::default() }).expect("room on the card");
         // Told past the harness, which would keep it: only what has left the process counts.
         writeln!(stdout, "{TOLD}{}", n + 1).and_then(|()| stdout.flush()).expect("somebody listens");
+    }
+    loop {
+        thread::park();
     }
 }
