@@ -84,7 +84,7 @@ impl Buffer {
     ) -> Result<Buffer, StoreError> {
         let path = dir.buffer_path();
         if options.vfs.is_none() {
-            file_identity::forget_cached_wal(&path);
+            file_identity::forget_log(&path)?;
         }
         let sound = open_sound(&path, options, boot, now.mono.as_millis(), clock, OPEN_CHECK_TIME)?;
         let files = note_files(&path, options, None)?;
@@ -196,6 +196,9 @@ impl Buffer {
         self.close_doubtful();
         if let Some(files) = &self.files {
             files.forget_cached();
+        }
+        if self.options.vfs.is_none() {
+            file_identity::forget_log(&self.path)?;
         }
         // The boot is still the same, whatever its last reading says, so no time can lie in its future.
         let (clock, any_time) = (self.boot.clock, i64::MAX);

@@ -3,18 +3,21 @@
 //! SQLite keeps confirming commits to a file that was deleted under it, and the data is gone at the next start.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, File, Metadata, OpenOptions},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, OFlags, fadvise};
 
 use super::{
     error::{Attempt, StoreError},
     private_file::companion,
 };
+
+/// The header of the index of a log, two copies of it; all zeros mean that there is none yet.
+const INDEX_HEADER_BYTES: u64 = 96;
 
 /// The database file and its write-ahead log, as they were opened.
 ///
@@ -68,6 +71,29 @@ impl OpenedFiles {
         for opened in [&self.database, &self.wal] {
             forget(&opened.file, &opened.path);
         }
+    }
+}
+
+/// Makes whoever opens `database` next take its log from the storage alone: the kernel forgets what it has read of it,
+/// and the log's index counts as not made yet.
+///
+/// The index lives on in another process's reader, and may list what was never flushed: the reader has found it in the
+/// kernel's copy. SQLite would read what lies in its place as pages, without looking at their checksums; when it makes
+/// the index anew, it does look. No connection of this process may be open: closing a file drops its locks.
+pub(super) fn forget_log(database: &Path) -> Result<(), StoreError> {
+    forget_cached_wal(database);
+    let path = companion(database, "-shm");
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let overwritten = options.open(&path).and_then(|index| match index.metadata()?.len() {
+        0..INDEX_HEADER_BYTES => Ok(()),
+        _ => index.write_all_at(&[0; INDEX_HEADER_BYTES as usize], 0),
+    });
+    match overwritten {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Attempt::new("start anew the index", &path).io(error))
+        }
+        _ => Ok(()),
     }
 }
 

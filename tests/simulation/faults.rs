@@ -25,6 +25,8 @@ pub struct Faults {
     pub strangers: Rate,
     /// The operator changes a device in the registry.
     pub operations: Rate,
+    /// Somebody comes to read the journal.
+    pub followers: Rate,
     /// The power goes.
     pub power_cuts: Rate,
     /// The process is killed.
@@ -58,6 +60,7 @@ impl Faults {
             takeovers: rate(chance, 40_000),
             strangers: rate(chance, 100_000),
             operations: rate(chance, 40_000),
+            followers: rate(chance, 40_000),
             power_cuts: rate(chance, 60_000),
             kills: rate(chance, 30_000),
             restarts: rate(chance, 20_000),
@@ -86,6 +89,7 @@ impl Faults {
             takeovers: 0,
             strangers: 0,
             operations: 0,
+            followers: 0,
             power_cuts: 0,
             kills: 0,
             restarts: 0,

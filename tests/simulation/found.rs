@@ -1,14 +1,15 @@
 //! What the simulator and the exhaustive mode have found, each as short as it can be told.
 
 use forebay::{
-    clock::Wall,
+    clock::{ClockState, Mono, Now, Wall},
     device::TokenHash,
-    ids::DeviceName,
-    store::{Registry, StoreOptions},
+    ids::{DeviceName, Seq},
+    store::{BootId, Buffer, BufferReader, Query, Registry, StoreError, StoreOptions},
 };
 
 use crate::{
     disk::{Call, Disk, DiskError, Lasting, Loss, Trouble},
+    exhaustive::{batch_of, number},
     machine::{self, Locking, data_dir},
 };
 
@@ -75,4 +76,45 @@ fn a_change_of_the_registry_is_not_missed_when_it_cannot_be_read_at_first() {
         assert_eq!(devices.map(|devices| devices.len()), Some(round as usize), "a failure at read {round}");
     }
     assert!(disk.storage().troubles.felt > 0, "no call failed");
+}
+
+const ALL: Query = Query { after: Seq(0), device: None, since: None, limit: usize::MAX, newest: false };
+
+fn open_journal(disk: &Disk) -> Buffer {
+    let clock = ClockState { offset_ms: 0, synchronised: false };
+    let now = Now { mono: Mono(5_000_000), wall: Wall(0) };
+    Buffer::open(&data_dir(), &options(disk), &BootId::new("boot"), now, clock).expect("opened")
+}
+
+fn append(buffer: &mut Buffer, values: &str) -> Result<(), StoreError> {
+    let mut batch = batch_of(&[values.to_owned()]);
+    number(&mut batch, buffer.last_seq());
+    buffer.append(&batch)
+}
+
+/// Found by reading: a reader that came while the journal was closed took what had not been flushed for committed, and
+/// its index of the log outlived the bytes; what lay there before was then read, and copied into the database.
+#[test]
+fn what_a_reader_found_in_the_log_before_its_bytes_were_given_up_is_not_believed() {
+    for earlier in 0..40 {
+        let disk = Disk::new(earlier);
+        let mut buffer = open_journal(&disk);
+        for number in 0..earlier {
+            let values = format!("{{\"v\":\"{number}{}\"}}", "x".repeat(200));
+            append(&mut buffer, &values).expect("stored");
+        }
+        buffer.checkpoint().expect("the next reading begins the log anew");
+        append(&mut buffer, "{\"v\":\"confirmed\"}").expect("stored");
+        disk.storage().troubles.flush_fails = true;
+        append(&mut buffer, "{\"v\":\"doubtful\"}").expect_err("not flushed");
+
+        let reader = BufferReader::open(&data_dir(), &options(&disk)).expect("opened");
+        assert_eq!(reader.read(&ALL).expect("read").len() as u64, earlier + 2, "the kernel still shows it");
+        disk.forget_cached(&data_dir().buffer_path());
+        buffer.reopen().unwrap_or_else(|error| panic!("after {earlier}: {error}"));
+        assert_eq!(buffer.last_seq(), Seq(earlier + 1));
+        let found =
+            BufferReader::open(&data_dir(), &options(&disk)).expect("opened").read(&ALL).expect("read");
+        assert_eq!(found.len() as u64, earlier + 1, "what was confirmed, and nothing else");
+    }
 }

@@ -295,7 +295,7 @@ impl Gateway {
     fn reopen_store(&mut self, room: &mut Room<'_>) {
         if !room.disk.storage().is_gone() {
             // The buffer asks the kernel to drop its copy, but has no file of its own here.
-            room.disk.storage().content.forget_cache();
+            room.disk.forget_cached(&data_dir().buffer_path());
         }
         match self.buffer.reopen() {
             Ok(()) => {

@@ -18,6 +18,7 @@ mod device;
 mod disk;
 mod exhaustive;
 mod faults;
+mod follower;
 mod found;
 mod gateway;
 mod machine;
@@ -62,6 +63,7 @@ const TO_BE_MET: &[&str] = &[
     "a power cut before a commit",
     "a power cut between a commit and its answers",
     "a power cut between two turns",
+    "a reader beside the broker",
     "a registry that cannot be read",
     "a start that fails",
     "a store that cannot be opened again",

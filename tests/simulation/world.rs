@@ -21,6 +21,7 @@ use crate::{
     device::{Client, Surroundings},
     disk::{Content, Disk},
     faults::{Faults, LOSSES},
+    follower::Follower,
     gateway::{Gateway, Moment, Room, Sabotage, Turn},
     machine::{self, Locking, data_dir},
     network::Network,
@@ -81,6 +82,7 @@ pub struct World {
     clients: Vec<Client>,
     strangers: Strangers,
     operator: Operator,
+    follower: Follower,
     ledger: Ledger,
     gateway: Option<Gateway>,
     limits: Limits,
@@ -117,6 +119,7 @@ impl World {
         let mut network = Network::new(chance.split());
         network.delay_max_us = faults.delay_max_us;
         let strangers = Strangers::new(chance.split());
+        let follower = Follower::new(chance.split());
         let limits = draw_limits(&mut chance);
         Self {
             plan,
@@ -128,6 +131,7 @@ impl World {
             clients,
             strangers,
             operator,
+            follower,
             ledger: Ledger::default(),
             gateway: None,
             limits,
@@ -148,6 +152,7 @@ impl World {
     pub fn run(mut self) -> Result<Summary, String> {
         let outcome = self.live().and_then(|()| self.recover()).and_then(|()| self.settle());
         self.gateway = None;
+        self.follower.leave();
         outcome.map_err(|words| self.report(&words))?;
         self.summary.trace = self.trace.hash();
         self.summary.steps = self.step;
@@ -197,6 +202,7 @@ impl World {
 
     /// Stops in good order, and looks at what is left.
     fn settle(&mut self) -> Result<(), String> {
+        self.follower.leave();
         self.stop_in_order();
         self.check_files()?;
         self.summary.rows = self.ledger.check_journal(&self.options())? as u64;
@@ -318,6 +324,9 @@ impl World {
                 gateway.note_registry_written();
             }
         }
+        if !self.disk.storage().is_gone() {
+            self.follower.act(self.faults.followers, &self.options(), self.now, &mut self.trace);
+        }
     }
 
     fn let_peers_act(&mut self) -> Result<(), String> {
@@ -373,7 +382,7 @@ impl World {
         let options = self.options();
         let boot = BootId::new(&format!("boot-{}", self.boot));
         let (now, clock, seed) = (self.turn_time(), self.clock_state(), self.chance.next());
-        self.disk.storage().content.forget_cache();
+        self.disk.forget_cached(&data_dir().buffer_path());
         let started =
             Gateway::start(self.limits.clone(), &options, &boot, now, clock, seed, self.plan.sabotage);
         if self.disk.storage().is_gone() {
@@ -420,6 +429,7 @@ impl World {
     fn lose_power(&mut self) -> Result<(), String> {
         self.disk.storage().stop();
         self.gateway = None;
+        self.follower.leave();
         self.network.gateway_vanishes();
         let loss = *self.chance.pick(&LOSSES);
         self.trace.count("a power cut");
@@ -447,7 +457,7 @@ impl World {
         self.summary.kills += 1;
         self.disk.storage().stop();
         self.gateway = None;
-        self.disk.storage().start();
+        self.disk.storage().start_beside_others();
         self.network.gateway_dies();
         self.starts_at = self.now + self.chance.below(SECOND);
         Ok(())

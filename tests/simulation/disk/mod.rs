@@ -16,6 +16,7 @@ pub use troubles::{Call, DiskError, Lasting, Trouble};
 
 use std::{
     ffi::CString,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -62,6 +63,21 @@ impl Disk {
     /// The disk itself; let go of it before SQLite is called.
     pub fn storage(&self) -> MutexGuard<'_, Storage> {
         self.drive.storage()
+    }
+}
+
+impl Disk {
+    /// Does what the program does to `database` and its log before it opens them: the kernel's copy is dropped, and the
+    /// log's index, which other processes may keep alive, is to be built anew.
+    pub fn forget_cached(&self, database: &Path) {
+        let file = {
+            let content = &mut self.storage().content;
+            content.forget_cache();
+            content.file_named(&database.to_string_lossy())
+        };
+        if let Some(file) = file {
+            self.drive.forget_index(file);
+        }
     }
 }
 

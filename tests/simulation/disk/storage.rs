@@ -218,6 +218,11 @@ impl Storage {
         self.gone = false;
     }
 
+    /// One process starts again on what the kernel kept, beside others that did not stop.
+    pub fn start_beside_others(&mut self) {
+        self.gone = false;
+    }
+
     /// The machine starts again on what the storage kept.
     pub fn start_after_power_cut(&mut self, loss: Loss) {
         self.assert_closed();

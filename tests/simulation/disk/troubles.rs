@@ -53,6 +53,8 @@ impl Trouble {
 pub struct Troubles {
     /// One failure at a chosen call.
     pub chosen: Option<Trouble>,
+    /// The next flush fails.
+    pub flush_fails: bool,
     /// How often a call begins a row of failures, in a million.
     pub io_error_per_million: u32,
     /// Longest row of failures.
@@ -65,7 +67,9 @@ pub struct Troubles {
 impl Troubles {
     /// Whether this call, the `number`-th, fails; the disk being full for want of room is not decided here.
     pub fn strike(&mut self, call: Call, number: u64, chance: &mut Chance) -> Result<(), DiskError> {
-        let error = self.chosen_error(call, number).or_else(|| self.next_in_row(chance));
+        let flush_fails = call == Call::Sync && std::mem::take(&mut self.flush_fails);
+        let error = flush_fails.then_some(DiskError::Io);
+        let error = error.or_else(|| self.chosen_error(call, number)).or_else(|| self.next_in_row(chance));
         match error {
             None => Ok(()),
             Some(error) => {

@@ -26,6 +26,9 @@ pub struct Drive {
     memory: Mutex<Vec<Region>>,
 }
 
+/// Two copies of 48 bytes.
+const INDEX_HEADER_WORDS: usize = 12;
+
 /// A piece of memory that the connections to one database share; the address must not change while it is used.
 struct Region {
     file: FileId,
@@ -94,6 +97,16 @@ impl Drive {
 
     pub fn storage(&self) -> MutexGuard<'_, Storage> {
         self.storage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Overwrites the header of the index that the connections to `file` share: whoever looks at it builds it anew.
+    pub fn forget_index(&self, file: FileId) {
+        for region in self.memory().iter().filter(|region| (region.file, region.index) == (file, 0)) {
+            // SAFETY: the region lives while the list is locked; SQLite takes another process's writes at any time.
+            unsafe {
+                region.words.as_ptr().cast::<[u64; INDEX_HEADER_WORDS]>().write([0; INDEX_HEADER_WORDS])
+            };
+        }
     }
 
     fn memory(&self) -> MutexGuard<'_, Vec<Region>> {

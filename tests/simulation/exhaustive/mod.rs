@@ -21,7 +21,8 @@ use crate::{
     machine::{self, Locking, data_dir},
 };
 use promises::Promises;
-use run::{Manner, Run, UNSET, batch_of, number};
+use run::{Cache, Manner, Run, UNSET};
+pub use run::{batch_of, number};
 use scripts::{SCRIPTS, Script};
 
 /// Ways of losing what was not flushed, with the seeds each is tried with.
@@ -195,10 +196,10 @@ fn fail_everywhere(script: &Script) -> Result<u64, String> {
     let (first, calls) = record_calls(script);
     let mut felt = 0;
     for (index, call) in calls.into_iter().enumerate().skip(first).step_by(stride(script.stride)) {
-        for (error, sync_failure, cache_is_dropped) in ways_to_fail(call) {
+        for (error, sync_failure, cache) in ways_to_fail(call) {
             for lasting in [Lasting::Once, Lasting::ForEver] {
                 let trouble = Trouble { call: index as u64 + 1, error: *error, lasting };
-                let manner = Manner { cache_is_dropped: *cache_is_dropped, ..Manner::USUAL };
+                let manner = Manner { cache: *cache, ..Manner::USUAL };
                 felt += fail_at(script, trouble, *sync_failure, manner).map_err(|words| {
                     format!("{}, {call:?}, {trouble:?}, {sync_failure:?}, {manner:?}: {words}", script.name)
                 })?;
@@ -208,19 +209,21 @@ fn fail_everywhere(script: &Script) -> Result<u64, String> {
     Ok(felt)
 }
 
-/// How a call may fail: what it answers, what a flush then loses, and whether the kernel's copy is dropped afterwards.
-fn ways_to_fail(call: Call) -> &'static [(DiskError, Loss, bool)] {
-    const IO: (DiskError, Loss, bool) = (DiskError::Io, Loss::All, false);
-    const FULL: (DiskError, Loss, bool) = (DiskError::Full, Loss::All, false);
+/// How a call may fail: what it answers, what a flush then loses, and what becomes of the kernel's copy afterwards.
+fn ways_to_fail(call: Call) -> &'static [(DiskError, Loss, Cache)] {
+    const IO: (DiskError, Loss, Cache) = (DiskError::Io, Loss::All, Cache::Kept);
+    const FULL: (DiskError, Loss, Cache) = (DiskError::Full, Loss::All, Cache::Kept);
     match call {
         Call::Read | Call::Truncate | Call::Delete => &[IO],
         Call::Open | Call::Write => &[IO, FULL],
         Call::Sync => &[
             IO,
-            (DiskError::Io, Loss::All, true),
-            (DiskError::Io, Loss::None, false),
-            (DiskError::Io, Loss::Some, false),
-            (DiskError::Io, Loss::Torn, true),
+            (DiskError::Io, Loss::All, Cache::Dropped),
+            (DiskError::Io, Loss::All, Cache::ReadThenDropped),
+            (DiskError::Io, Loss::None, Cache::Kept),
+            (DiskError::Io, Loss::Some, Cache::Kept),
+            (DiskError::Io, Loss::Torn, Cache::Dropped),
+            (DiskError::Io, Loss::Torn, Cache::ReadThenDropped),
         ],
     }
 }
@@ -254,7 +257,7 @@ fn fail_at(script: &Script, trouble: Trouble, sync_failure: Loss, manner: Manner
     }
     let promises = run.promises.clone();
     disk.storage().stop();
-    run.stop();
+    run.end();
     let felt = disk.storage().troubles.felt;
     disk.storage().start();
     disk.storage().troubles.heal();

@@ -5,7 +5,7 @@ use forebay::{
     device::TokenHash,
     ids::{DeviceName, Seq},
     record::{Batch, Quarantined, Record},
-    store::{BootId, Buffer, Registry, StoreError},
+    store::{BootId, Buffer, BufferReader, Query, Registry, StoreError, StoreOptions},
 };
 
 use super::promises::{DeviceState, Promises, RECEIVED_MS};
@@ -29,12 +29,23 @@ pub struct Manner {
     pub locking: Locking,
     /// Commits are not flushed: the control that must be caught.
     pub weakened: bool,
-    /// After a failure the kernel's copy of the files is dropped, as the program asks it to; else it is kept.
-    pub cache_is_dropped: bool,
+    /// What becomes of the kernel's copy of the files after a failure.
+    pub cache: Cache,
+}
+
+/// What becomes of the kernel's copy of the files after a failure, before the store is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// It is kept: the kernel need not do as it is asked.
+    Kept,
+    /// It is dropped, as the program asks the kernel to.
+    Dropped,
+    /// A reader comes, finds what was not flushed, and stays; then it is dropped.
+    ReadThenDropped,
 }
 
 impl Manner {
-    pub const USUAL: Manner = Manner { locking: Locking::Shared, weakened: false, cache_is_dropped: false };
+    pub const USUAL: Manner = Manner { locking: Locking::Shared, weakened: false, cache: Cache::Kept };
 }
 
 /// The run of a script, and what has been promised at each change of the disk.
@@ -44,6 +55,7 @@ pub struct Run<'a> {
     quarantine_rows: u32,
     registry: Option<Registry>,
     buffer: Option<Buffer>,
+    reader: Option<BufferReader>,
     pub promises: Promises,
     /// What was promised from each count of changes on.
     pub history: Vec<(u64, Promises)>,
@@ -61,6 +73,7 @@ impl<'a> Run<'a> {
             quarantine_rows: 2,
             registry: None,
             buffer: None,
+            reader: None,
             promises,
             history,
             started: None,
@@ -79,11 +92,28 @@ impl<'a> Run<'a> {
             match work(self) {
                 Ok(done) => return Ok(done),
                 Err(_) if self.disk.storage().is_gone() => return Err(GaveUp),
-                Err(_) if self.manner.cache_is_dropped => self.disk.storage().content.forget_cache(),
-                Err(_) => {}
+                Err(_) => self.lose_cache(),
             }
         }
         Err(GaveUp)
+    }
+
+    fn options(&self) -> StoreOptions {
+        let Manner { locking, weakened, .. } = self.manner;
+        machine::options(self.disk, locking, self.quarantine_rows, weakened)
+    }
+
+    /// What happens between a failure and the next opening.
+    fn lose_cache(&mut self) {
+        if self.manner.cache == Cache::ReadThenDropped && self.reader.is_none() {
+            self.reader = BufferReader::open(&machine::data_dir(), &self.options()).ok();
+            let all = Query { after: Seq(0), device: None, since: None, limit: usize::MAX, newest: false };
+            // It may fail too; what it reads is examined by others.
+            let _ = self.reader.as_ref().map(|reader| reader.read(&all));
+        }
+        if self.manner.cache != Cache::Kept {
+            self.disk.forget_cached(&machine::data_dir().buffer_path());
+        }
     }
 
     // ---- what scripts do --------------------------------------------------------------------------------
@@ -96,8 +126,7 @@ impl<'a> Run<'a> {
         self.note();
         self.insist(|run| {
             run.stop();
-            let options =
-                machine::options(run.disk, run.manner.locking, run.quarantine_rows, run.manner.weakened);
+            let options = run.options();
             let now = Now { mono: Mono(3_000_000), wall: Wall(8_000) };
             run.registry = Some(Registry::open(&machine::data_dir(), &options)?);
             run.buffer =
@@ -113,6 +142,12 @@ impl<'a> Run<'a> {
     pub fn stop(&mut self) {
         self.buffer = None;
         self.registry = None;
+    }
+
+    /// Everybody is gone.
+    pub fn end(&mut self) {
+        self.stop();
+        self.reader = None;
     }
 
     /// Stores readings in one batch, and promises them when it is done.
@@ -145,16 +180,13 @@ impl<'a> Run<'a> {
     }
 
     fn append_or_reopen(&mut self, mut batch: Batch) -> Result<(), StoreError> {
-        let cache_is_dropped = self.manner.cache_is_dropped;
         let buffer = self.buffer.as_mut().expect("the script has started");
         number(&mut batch, buffer.last_seq());
         let Err(error) = buffer.append(&batch) else { return Ok(()) };
         if !self.disk.storage().is_gone() {
-            if cache_is_dropped {
-                self.disk.storage().content.forget_cache();
-            }
+            self.lose_cache();
             // A failure here is found out by the next append, which says that the journal is closed.
-            let _ = buffer.reopen();
+            let _ = self.buffer.as_mut().map(Buffer::reopen);
         }
         Err(error)
     }
