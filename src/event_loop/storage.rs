@@ -133,10 +133,67 @@ impl EventLoop {
     /// Reads the clock's state and corrects this boot's row if it differs.
     pub(super) fn check_clock(&mut self, now: Now) {
         let clock = self.clock.state();
-        match self.buffer.set_clock(clock) {
-            Ok(()) => {}
-            Err(error) => log::error!("{error}; readings of this boot may show a wrong time"),
+        let noted = self.buffer.set_clock(clock);
+        // While the store is out of order, that has been said.
+        if let Err(error) = &noted
+            && self.broker.is_storing()
+        {
+            log::error!("{error}; until the next try, readings of this boot may show a wrong time");
+            if !self.buffer.is_open() {
+                self.broker.handle_commit_failed(now);
+                self.reopen_store(now);
+            }
         }
-        self.clock_check = (!clock.synchronised).then_some(now.mono + CLOCK_CHECK);
+        // The clock was set once and will not say so again: what could not be noted is tried again unasked.
+        let again = noted.is_err() || !clock.synchronised;
+        self.clock_check = again.then_some(now.mono + CLOCK_CHECK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::ClockState,
+        event_loop::{Listen, Setup},
+        limits::Limits,
+        net::{listener::ListenerKind, system_clock::SystemClock},
+    };
+
+    /// A loop on files of its own, with a clock that counts as synchronised.
+    fn start() -> (tempfile::TempDir, EventLoop) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let setup = Setup {
+            data_dir: dir.path().join("data"),
+            limits: Limits::default(),
+            listen: vec![Listen { address, kind: ListenerKind::Mqtt, optional: false }],
+            certificate: None,
+            on_stored: None,
+        };
+        let mut event_loop = EventLoop::start(setup).expect("started");
+        event_loop.clock = SystemClock::with_marker(dir.path().to_owned());
+        (dir, event_loop)
+    }
+
+    #[test]
+    fn a_clock_that_could_not_be_noted_is_noted_later_and_the_store_is_not_left_closed() {
+        let (dir, mut event_loop) = start();
+        let now = event_loop.clock.now();
+        event_loop.buffer.set_clock(ClockState { offset_ms: 1, synchronised: true }).expect("noted");
+        let shell = || rusqlite::Connection::open(dir.path().join("data/buffer.db")).expect("opened");
+        shell().execute_batch("DELETE FROM boots").expect("the row is lost");
+
+        event_loop.check_clock(now);
+        assert!(event_loop.buffer.is_open() && event_loop.broker.is_storing());
+        let again = event_loop.clock_check.expect("it is tried again");
+
+        event_loop.check_clock(Now { mono: again, ..now });
+        let wanted = event_loop.clock.state();
+        let (offset_ms, synchronised): (i64, bool) = shell()
+            .query_row("SELECT offset_ms, synchronised FROM boots", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .expect("one row");
+        assert!(synchronised && wanted.offset_ms.abs_diff(offset_ms) < 1000, "{wanted:?}, noted {offset_ms}");
+        assert_eq!(event_loop.clock_check, None);
     }
 }

@@ -106,6 +106,11 @@ impl Buffer {
         self.last_seq
     }
 
+    /// Whether it takes readings; else it is to be opened again.
+    pub fn is_open(&self) -> bool {
+        self.connection.is_some()
+    }
+
     /// How many payloads were dropped from quarantine since the journal was first opened.
     pub fn quarantine_dropped(&self) -> u64 {
         self.quarantine_dropped

@@ -369,7 +369,7 @@ impl Gateway {
 
     fn keep_house(&mut self, room: &mut Room<'_>) {
         if self.clock_check.is_some_and(|at| at <= room.now.mono) {
-            self.check_clock(room.now, room.clock, room.trace);
+            self.check_clock(room);
         }
         if std::mem::take(&mut self.registry_check) {
             self.reload_registry(room);
@@ -384,10 +384,16 @@ impl Gateway {
     }
 
     /// The wall clock jumped, or was not synchronised when last looked at.
-    pub fn check_clock(&mut self, now: Now, clock: ClockState, trace: &mut Trace) {
+    pub fn check_clock(&mut self, room: &mut Room<'_>) {
+        let clock = room.clock;
         let noted = self.buffer.set_clock(clock).is_ok();
-        note!(trace, "the clock is {clock:?}, noted {noted}");
-        self.clock_check = (!clock.synchronised).then_some(now.mono + CLOCK_CHECK);
+        note!(room.trace, "the clock is {clock:?}, noted {noted}");
+        if !noted && self.broker.is_storing() && !self.buffer.is_open() {
+            room.trace.count("a clock that cannot be noted");
+            self.broker.handle_commit_failed(room.now);
+            self.reopen_store(room);
+        }
+        self.clock_check = (!noted || !clock.synchronised).then_some(room.now.mono + CLOCK_CHECK);
     }
 
     // ---- bounds -------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ fn whatever_goes_wrong_nothing_acknowledged_is_lost_and_everything_drains() {
 /// What a good number of seeds must have met: a simulator that is too kind proves nothing.
 const TO_BE_MET: &[&str] = &[
     "a client that stops reading",
+    "a clock that cannot be noted",
     "a clock that jumps",
     "a commit that fails",
     "a full disk",

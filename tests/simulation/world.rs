@@ -310,9 +310,8 @@ impl World {
         self.trace.count("a clock that jumps");
         self.clock.offset_ms = self.chance.below(40 * YEAR_MS as u64) as i64 - 5 * YEAR_MS;
         self.clock.synchronised = self.chance.coin();
-        let (now, clock) = (self.turn_time(), self.clock_state());
-        if let Some(gateway) = &mut self.gateway {
-            gateway.check_clock(now, clock, &mut self.trace);
+        if self.gateway.is_some() && !self.disk.storage().is_gone() {
+            self.with_room(|gateway, room| gateway.check_clock(room));
         }
     }
 
