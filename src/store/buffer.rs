@@ -390,14 +390,19 @@ fn checkpoint_long_log(wal: &mut Wal, pages: i32) -> rusqlite::Result<()> {
     }
 }
 
-/// The log was deleted, but it lives as long as it is open: its readings go into the database now or never.
-fn save_unlinked_wal(connection: &Connection, path: &Path) {
-    match open::checkpoint(connection) {
-        Ok(()) => log::warn!("the log of {} was deleted; its readings were saved", path.display()),
-        Err(error) => {
-            log::error!("the log of {} was deleted, its readings may be lost: {error}", path.display())
+/// The log was deleted, but it lives as long as it is open: its readings go into the database now or never, so readers
+/// in the way are waited for. Gives back whether they are all there.
+fn save_unlinked_wal(connection: &Connection, path: &Path) -> bool {
+    let saved = open::checkpoint_whole(connection);
+    let path = path.display();
+    match &saved {
+        Ok(true) => log::warn!("the log of {path} was deleted; its readings were saved"),
+        Ok(false) => {
+            log::error!("the log of {path} was deleted; its last readings are lost, a reader was in the way")
         }
+        Err(error) => log::error!("the log of {path} was deleted, its readings may be lost: {error}"),
     }
+    saved.unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -158,6 +158,23 @@ fn a_deleted_log_is_saved_into_the_database() {
 }
 
 #[test]
+fn a_deleted_log_counts_as_saved_only_once_no_reader_keeps_the_database_from_all_of_it() {
+    let (bench, mut buffer, database, _) = with_three();
+    let shell = Connection::open(bench.dir.buffer_path()).expect("opened");
+    let rows: i64 = shell
+        .execute_batch("BEGIN")
+        .and_then(|()| shell.query_row("SELECT count(*) FROM journal", [], |row| row.get(0)))
+        .expect("read");
+    assert_eq!(rows, 3);
+    buffer.append(&pump(4, 4)).expect("appended");
+    let connection = buffer.connection.as_ref().expect("open");
+    connection.busy_timeout(Duration::ZERO).expect("set");
+    assert!(!save_unlinked_wal(connection, &database), "the reader looks at three readings");
+    shell.execute_batch("COMMIT").expect("done");
+    assert!(save_unlinked_wal(connection, &database));
+}
+
+#[test]
 fn a_batch_that_failed_after_its_commit_is_found_by_reopening() {
     let (bench, mut buffer, database, _) = with_three();
     let aside = companion(&database, ".aside");

@@ -109,6 +109,15 @@ pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     unless_busy(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())))
 }
 
+/// Copies the whole log into the database, waiting for readers of older states; gives back whether it is there whole.
+pub(super) fn checkpoint_whole(connection: &Connection) -> rusqlite::Result<bool> {
+    let (busy, pages, copied): (bool, i64, i64) =
+        connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    Ok(!busy && copied == pages)
+}
+
 /// Takes it for done if only somebody else was in the way.
 pub(super) fn unless_busy(outcome: rusqlite::Result<()>) -> rusqlite::Result<()> {
     match outcome {
