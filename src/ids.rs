@@ -19,7 +19,7 @@ impl fmt::Debug for ConnId {
 
 /// A device in the registry; never used again after the device is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceId(pub i64);
+pub struct IdentityId(pub i64);
 
 /// Position of a reading in the journal; increasing, never used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,9 +8,9 @@
 pub mod broker;
 pub mod byte_queue;
 pub mod clock;
-pub mod device;
 pub mod device_api;
 pub mod event_loop;
+pub mod identity;
 pub mod ids;
 pub mod limits;
 pub mod mqtt;

@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     clock::Wall,
-    device::{Device, TokenHash},
-    ids::{ConnId, DeviceId},
+    identity::{Identity, TokenHash},
+    ids::{ConnId, IdentityId},
 };
 
 /// The devices, found by what their tokens hash to.
 #[derive(Debug, Default)]
 pub struct DeviceTable {
-    by_hash: HashMap<TokenHash, DeviceId>,
-    entries: BTreeMap<DeviceId, Entry>,
+    by_hash: HashMap<TokenHash, IdentityId>,
+    entries: BTreeMap<IdentityId, Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    device: Device,
+    device: Identity,
     /// Live connections, oldest first.
     connections: Vec<ConnId>,
     /// Seen since the last [`DeviceTable::take_seen`].
@@ -26,7 +26,7 @@ struct Entry {
 
 impl DeviceTable {
     /// The table of `devices`, none of them connected.
-    pub fn new(devices: Vec<Device>) -> Self {
+    pub fn new(devices: Vec<Identity>) -> Self {
         let mut table = Self::default();
         table.replace(devices);
         table
@@ -35,7 +35,7 @@ impl DeviceTable {
     /// The enabled device whose token is `token`.
     ///
     /// A miss does the same work as a hit: one hash, one look-up, one comparison in constant time.
-    pub fn authenticate(&self, token: &str) -> Option<&Device> {
+    pub fn authenticate(&self, token: &str) -> Option<&Identity> {
         let hash = TokenHash::of(token);
         let found = self.by_hash.get(&hash).and_then(|id| self.entries.get(id)).map(|entry| &entry.device);
         let stored = found.map_or(TokenHash([0; 32]), |device| device.token_hash);
@@ -45,7 +45,7 @@ impl DeviceTable {
 
     /// Takes over the registry as it is now and gives back the connections that have lost their right:
     /// the device's token changed, or it was disabled or removed.
-    pub fn replace(&mut self, devices: Vec<Device>) -> Vec<ConnId> {
+    pub fn replace(&mut self, devices: Vec<Identity>) -> Vec<ConnId> {
         let mut before = std::mem::take(&mut self.entries);
         self.by_hash = devices.iter().map(|device| (device.token_hash, device.id)).collect();
         let mut lost = Vec::new();
@@ -68,33 +68,33 @@ impl DeviceTable {
     }
 
     /// Notes that `conn` now speaks for `device`.
-    pub fn add_connection(&mut self, device: DeviceId, conn: ConnId) {
+    pub fn add_connection(&mut self, device: IdentityId, conn: ConnId) {
         if let Some(entry) = self.entries.get_mut(&device) {
             entry.connections.push(conn);
         }
     }
 
     /// Forgets that `conn` speaks for `device`.
-    pub fn remove_connection(&mut self, device: DeviceId, conn: ConnId) {
+    pub fn remove_connection(&mut self, device: IdentityId, conn: ConnId) {
         if let Some(entry) = self.entries.get_mut(&device) {
             entry.connections.retain(|other| *other != conn);
         }
     }
 
     /// The live connections of `device`, oldest first.
-    pub fn connections(&self, device: DeviceId) -> &[ConnId] {
+    pub fn connections(&self, device: IdentityId) -> &[ConnId] {
         self.entries.get(&device).map_or(&[], |entry| &entry.connections)
     }
 
     /// Notes that `device` showed itself.
-    pub fn note_seen(&mut self, device: DeviceId, at: Wall) {
+    pub fn note_seen(&mut self, device: IdentityId, at: Wall) {
         if let Some(entry) = self.entries.get_mut(&device) {
             entry.seen = Some(at);
         }
     }
 
     /// The devices that showed themselves since the last call, and when.
-    pub fn take_seen(&mut self) -> Vec<(DeviceId, Wall)> {
+    pub fn take_seen(&mut self) -> Vec<(IdentityId, Wall)> {
         self.entries.iter_mut().filter_map(|(id, entry)| entry.seen.take().map(|at| (*id, at))).collect()
     }
 
@@ -117,12 +117,13 @@ impl DeviceTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::DeviceName;
+    use crate::{identity::Role, ids::DeviceName};
 
-    fn device(id: i64, token: &str) -> Device {
-        Device {
-            id: DeviceId(id),
+    fn device(id: i64, token: &str) -> Identity {
+        Identity {
+            id: IdentityId(id),
             name: DeviceName::parse(&format!("device {id}")).expect("valid"),
+            role: Role::Device,
             token_hash: TokenHash::of(token),
             enabled: true,
             created: Wall(0),
@@ -137,7 +138,7 @@ mod tests {
     #[test]
     fn a_token_lets_its_own_device_in_and_nobody_else() {
         let table = DeviceTable::new(vec![device(1, "one"), device(2, "two")]);
-        assert_eq!(table.authenticate("two").map(|d| d.id), Some(DeviceId(2)));
+        assert_eq!(table.authenticate("two").map(|d| d.id), Some(IdentityId(2)));
         for wrong in ["", " ", "One", "one ", "' OR 1=1 --", "three"] {
             assert!(table.authenticate(wrong).is_none(), "{wrong:?}");
         }
@@ -159,13 +160,13 @@ mod tests {
     fn connections_of_changed_disabled_and_removed_devices_lose_their_right() {
         let mut table = DeviceTable::new((1..=4).map(|id| device(id, &format!("token {id}"))).collect());
         for id in 1..=4 {
-            table.add_connection(DeviceId(id), conn(id as u32));
+            table.add_connection(IdentityId(id), conn(id as u32));
         }
         let mut disabled = device(3, "token 3");
         disabled.enabled = false;
         let lost = table.replace(vec![device(1, "token 1"), device(2, "rotated"), disabled]);
         assert_eq!(lost, [conn(2), conn(3), conn(4)]);
-        assert_eq!(table.connections(DeviceId(1)), [conn(1)]);
+        assert_eq!(table.connections(IdentityId(1)), [conn(1)]);
         assert!(table.authenticate("token 2").is_none() && table.authenticate("rotated").is_some());
         table.check_invariants();
     }
@@ -173,9 +174,9 @@ mod tests {
     #[test]
     fn a_device_is_reported_seen_once() {
         let mut table = DeviceTable::new(vec![device(1, "one")]);
-        table.note_seen(DeviceId(1), Wall(5));
-        table.note_seen(DeviceId(1), Wall(9));
-        assert_eq!(table.take_seen(), [(DeviceId(1), Wall(9))]);
+        table.note_seen(IdentityId(1), Wall(5));
+        table.note_seen(IdentityId(1), Wall(9));
+        assert_eq!(table.take_seen(), [(IdentityId(1), Wall(9))]);
         assert!(table.take_seen().is_empty());
     }
 }

@@ -31,8 +31,8 @@ use std::{
 use crate::{
     byte_queue::ByteQueue,
     clock::{Mono, Now, Wall},
-    device::Device,
-    ids::{ConnId, DeviceId, Seq},
+    identity::Identity,
+    ids::{ConnId, IdentityId, Seq},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, encode},
     record::Batch,
@@ -121,7 +121,7 @@ pub struct Broker {
 
 impl Broker {
     /// A broker over a journal whose last reading is `last_seq`; `seed` makes assigned client ids unguessable.
-    pub fn new(limits: Limits, devices: Vec<Device>, last_seq: Seq, seed: u64) -> Self {
+    pub fn new(limits: Limits, devices: Vec<Identity>, last_seq: Seq, seed: u64) -> Self {
         Self {
             limits,
             connections: Connections::default(),
@@ -249,7 +249,7 @@ impl Broker {
     }
 
     /// The registry was changed by somebody: connections that lost their right are closed.
-    pub fn handle_registry(&mut self, devices: Vec<Device>, now: Now) {
+    pub fn handle_registry(&mut self, devices: Vec<Identity>, now: Now) {
         for conn in self.devices.replace(devices) {
             self.close(conn, CloseReason::CredentialsChanged, now);
         }
@@ -375,7 +375,7 @@ impl Broker {
     }
 
     /// Which devices were seen since the last time, when the registry is due to hear of it.
-    pub fn poll_seen(&mut self) -> Option<Vec<(DeviceId, Wall)>> {
+    pub fn poll_seen(&mut self) -> Option<Vec<(IdentityId, Wall)>> {
         if !std::mem::take(&mut self.seen_due) {
             return None;
         }

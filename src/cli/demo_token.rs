@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use forebay::device::{Device, Token};
+use forebay::identity::{Identity, Token};
 
 /// Its name in the data directory.
 pub const FILE: &str = "demo.token";
@@ -33,7 +33,7 @@ pub fn path(data_dir: &Path) -> PathBuf {
 }
 
 /// Compares the registry's `device` with the token in the file.
-pub fn compare(device: Option<&Device>, in_file: Option<Token>) -> Found {
+pub fn compare(device: Option<&Identity>, in_file: Option<Token>) -> Found {
     match (device, in_file) {
         (None, _) => Found::NoDevice,
         (Some(_), None) => Found::FileMissing,
@@ -80,17 +80,19 @@ mod tests {
     use super::*;
     use forebay::{
         clock::Wall,
-        ids::{DeviceId, DeviceName},
+        identity::Role,
+        ids::{DeviceName, IdentityId},
     };
 
     fn token(text: &str) -> Token {
         Token::parse(text).expect(text)
     }
 
-    fn device(token: &Token) -> Device {
-        Device {
-            id: DeviceId(1),
+    fn device(token: &Token) -> Identity {
+        Identity {
+            id: IdentityId(1),
             name: DeviceName::parse("demo").expect("a name"),
+            role: Role::Device,
             token_hash: token.hash(),
             enabled: true,
             created: Wall(0),

@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Read as _};
 use clap::Subcommand;
 use forebay::{
     clock::Wall,
-    device::{Device, Token},
+    identity::{Identity, Token},
     ids::DeviceName,
     store::{DataDir, Registry, StoreError, StoreOptions},
 };
@@ -219,7 +219,7 @@ pub fn with_fresh_token(mut store: impl FnMut(&Token) -> Result<(), StoreError>)
     outcome
 }
 
-fn existing(registry: &Registry, name: &DeviceName) -> Result<Device, Failure> {
+fn existing(registry: &Registry, name: &DeviceName) -> Result<Identity, Failure> {
     registry.find(name)?.ok_or_else(|| StoreError::NotFound { name: name.clone() }.into())
 }
 
@@ -256,7 +256,7 @@ fn token_from_bytes(bytes: Vec<u8>) -> Result<Token, Failure> {
         .map_err(|error| Failure::Failed(format!("cannot use the token on standard input: {error}")))
 }
 
-fn list(devices: &[Device], json: bool) -> Result<(), Failure> {
+fn list(devices: &[Identity], json: bool) -> Result<(), Failure> {
     if json {
         let array: Vec<_> = devices.iter().map(as_json).collect();
         return print_line(&serde_json::Value::from(array).to_string());
@@ -268,7 +268,7 @@ fn list(devices: &[Device], json: bool) -> Result<(), Failure> {
     print_line(table(devices).trim_end())
 }
 
-fn show(device: &Device, json: bool) -> Result<(), Failure> {
+fn show(device: &Identity, json: bool) -> Result<(), Failure> {
     if json {
         return print_line(&as_json(device).to_string());
     }
@@ -278,7 +278,7 @@ fn show(device: &Device, json: bool) -> Result<(), Failure> {
 }
 
 /// Neither the token, which nobody has, nor its hash.
-fn as_json(device: &Device) -> serde_json::Value {
+fn as_json(device: &Identity) -> serde_json::Value {
     json!({
         "name": device.name.as_str(),
         "enabled": device.enabled,
@@ -287,7 +287,7 @@ fn as_json(device: &Device) -> serde_json::Value {
     })
 }
 
-fn table(devices: &[Device]) -> String {
+fn table(devices: &[Identity]) -> String {
     let longest = devices.iter().map(|device| device.name.as_str().chars().count()).max();
     let width = longest.unwrap_or(0).max("name".len());
     let row = |name: &str, state: &str, created: &str, seen: &str| {
@@ -304,23 +304,24 @@ fn table(devices: &[Device]) -> String {
     row("name", "state", "created (UTC)", "last seen (UTC)") + &rows.collect::<String>()
 }
 
-fn state(device: &Device) -> &'static str {
+fn state(device: &Identity) -> &'static str {
     if device.enabled { "enabled" } else { "disabled" }
 }
 
-fn last_seen(device: &Device) -> String {
+fn last_seen(device: &Identity) -> String {
     device.last_seen.map_or_else(|| "never".to_owned(), |seen| to_the_second(seen.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use forebay::ids::DeviceId;
+    use forebay::{identity::Role, ids::IdentityId};
 
-    fn device(name: &str) -> Device {
-        Device {
-            id: DeviceId(1),
+    fn device(name: &str) -> Identity {
+        Identity {
+            id: IdentityId(1),
             name: DeviceName::parse(name).expect(name),
+            role: Role::Device,
             token_hash: Token::parse("7qPzL0aXw2RnT5vYb9Kd").expect("a token").hash(),
             enabled: true,
             created: Wall(1_795_497_055_000),
@@ -374,7 +375,7 @@ mod tests {
 
     #[test]
     fn json_shows_no_token_and_no_hash() {
-        let seen = Device { last_seen: Some(Wall(5)), enabled: false, ..device("pump") };
+        let seen = Identity { last_seen: Some(Wall(5)), enabled: false, ..device("pump") };
         assert_eq!(
             as_json(&device("demo")).to_string(),
             r#"{"created":1795497055000,"enabled":true,"last_seen":null,"name":"demo"}"#
@@ -387,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_table_of_devices_lines_up() {
-        let long = Device { enabled: false, last_seen: Some(Wall(0)), ..device("a longer name") };
+        let long = Identity { enabled: false, last_seen: Some(Wall(0)), ..device("a longer name") };
         assert_eq!(
             table(&[device("demo"), long]),
             "name           state     created (UTC)        last seen (UTC)\n\

@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 use forebay::{
-    device::Token,
+    identity::Token,
     ids::DeviceName,
     net::certificates::{self, Made},
     record::Record,

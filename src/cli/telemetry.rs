@@ -302,7 +302,7 @@ mod tests {
         let name = |text| DeviceName::parse(text).expect("a name");
         assert_eq!(known(&name("pump"), &dir, &reader), Ok(()));
         assert!(matches!(known(&name("silent"), &dir, &reader), Err(Failure::Failed(_))));
-        let token = forebay::device::Token::parse("token").expect("a token");
+        let token = forebay::identity::Token::parse("token").expect("a token");
         let mut registry = Registry::open(&dir, &StoreOptions::default()).expect("opened");
         registry.add(&name("silent"), &token.hash(), Wall(0)).expect("added");
         assert_eq!(known(&name("silent"), &dir, &reader), Ok(()));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     clock::{Mono, Now, Wall},
-    ids::DeviceId,
+    ids::IdentityId,
 };
 
 use super::{CLOCK_CHECK, EventLoop};
@@ -124,7 +124,7 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn note_seen(&mut self, seen: &[(DeviceId, Wall)]) {
+    pub(super) fn note_seen(&mut self, seen: &[(IdentityId, Wall)]) {
         if let Err(error) = self.registry.note_seen(seen) {
             log::warn!("{error}; it will be out of date who was seen when");
         }

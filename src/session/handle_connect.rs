@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    device::Device,
     device_api::topics::{self, DeviceTopic},
+    identity::Identity,
     limits::Limits,
     mqtt::{Connect, PropertiesBuf, Property, ProtocolVersion, QoS},
 };
@@ -86,7 +86,7 @@ pub fn check_terms(connect: &Connect<'_>, limits: &Limits) -> Result<(), Rejecti
 /// If the will is outside the device's rights.
 pub fn admit(
     connect: &Connect<'_>,
-    device: &Device,
+    device: &Identity,
     assigned: impl FnOnce() -> String,
     limits: &Limits,
 ) -> Result<Admission, Rejection> {

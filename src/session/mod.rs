@@ -23,7 +23,7 @@ pub use refusal::Refusal;
 use std::time::Duration;
 
 use crate::{
-    ids::{DeviceId, DeviceName},
+    ids::{DeviceName, IdentityId},
     limits::Limits,
     mqtt::{Properties, ProtocolVersion, TopicFilter, TopicName},
 };
@@ -34,7 +34,7 @@ pub struct Session {
     /// What it speaks.
     pub version: ProtocolVersion,
     /// Whose token it has.
-    pub device: DeviceId,
+    pub device: IdentityId,
     /// That device's name.
     pub name: DeviceName,
     /// Its client id, given or assigned; with `device` the session's key.

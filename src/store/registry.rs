@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     clock::Wall,
-    device::{Device, TokenHash},
-    ids::{DeviceId, DeviceName},
+    identity::{Identity, Role, TokenHash},
+    ids::{DeviceName, IdentityId},
 };
 
 const READ: &str = "read the registry";
@@ -33,7 +33,7 @@ pub struct Registry {
 }
 
 /// A row as read: a device, or the id of one that is damaged.
-type Readable = Result<Device, i64>;
+type Readable = Result<Identity, i64>;
 
 impl Registry {
     /// Opens or makes the registry in `dir`.
@@ -59,7 +59,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if any row is damaged: half a registry is none.
-    pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
+    pub fn devices(&self) -> Result<Vec<Identity>, StoreError> {
         let attempt = Attempt::new(READ, &self.path);
         let rows = read_all(&self.connection).map_err(|e| attempt.sql(e))?;
         rows.into_iter().map(|row| row.map_err(|id| damaged(attempt, id))).collect()
@@ -69,7 +69,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if its row is damaged.
-    pub fn find(&self, name: &DeviceName) -> Result<Option<Device>, StoreError> {
+    pub fn find(&self, name: &DeviceName) -> Result<Option<Identity>, StoreError> {
         find(&self.connection, name, Attempt::new(READ, &self.path))
     }
 
@@ -77,7 +77,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`StoreError::DuplicateName`] or [`StoreError::DuplicateToken`].
-    pub fn add(&mut self, name: &DeviceName, token: &TokenHash, now: Wall) -> Result<Device, StoreError> {
+    pub fn add(&mut self, name: &DeviceName, token: &TokenHash, now: Wall) -> Result<Identity, StoreError> {
         self.change(|transaction, attempt| {
             let sql = |error| attempt.sql(error);
             let taken = "SELECT EXISTS (SELECT 1 FROM devices WHERE name = ?1)";
@@ -92,9 +92,9 @@ impl Registry {
                     params![name.as_str(), token.0, now.0],
                 )
                 .map_err(sql)?;
-            let id = DeviceId(transaction.last_insert_rowid());
+            let id = IdentityId(transaction.last_insert_rowid());
             let (name, token_hash) = (name.clone(), *token);
-            let device = Device { id, name, token_hash, enabled: true, created: now, last_seen: None };
+            let device = Identity { id, name, token_hash, role: Role::Device, enabled: true, created: now, last_seen: None };
             write(transaction, &device).map_err(sql)?;
             Ok(device)
         })
@@ -104,11 +104,11 @@ impl Registry {
     ///
     /// # Errors
     /// [`StoreError::NotFound`], or [`StoreError::DuplicateToken`] if another device has it.
-    pub fn set_token(&mut self, name: &DeviceName, token: &TokenHash) -> Result<Device, StoreError> {
+    pub fn set_token(&mut self, name: &DeviceName, token: &TokenHash) -> Result<Identity, StoreError> {
         self.change(|transaction, attempt| {
             let device = existing(transaction, name, attempt)?;
             refuse_used_token(transaction, token, Some(device.id), attempt)?;
-            let device = Device { token_hash: *token, ..device };
+            let device = Identity { token_hash: *token, ..device };
             write(transaction, &device).map_err(|e| attempt.sql(e))?;
             Ok(device)
         })
@@ -118,9 +118,9 @@ impl Registry {
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
-    pub fn set_enabled(&mut self, name: &DeviceName, enabled: bool) -> Result<Device, StoreError> {
+    pub fn set_enabled(&mut self, name: &DeviceName, enabled: bool) -> Result<Identity, StoreError> {
         self.change(|transaction, attempt| {
-            let device = Device { enabled, ..existing(transaction, name, attempt)? };
+            let device = Identity { enabled, ..existing(transaction, name, attempt)? };
             write(transaction, &device).map_err(|e| attempt.sql(e))?;
             Ok(device)
         })
@@ -146,7 +146,7 @@ impl Registry {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn note_seen(&mut self, seen: &[(DeviceId, Wall)]) -> Result<(), StoreError> {
+    pub fn note_seen(&mut self, seen: &[(IdentityId, Wall)]) -> Result<(), StoreError> {
         if seen.is_empty() {
             return Ok(());
         }
@@ -165,7 +165,7 @@ impl Registry {
     ///
     /// # Errors
     /// If it cannot be read; ask again, no change is missed.
-    pub fn take_changed(&mut self) -> Result<Option<Vec<Device>>, StoreError> {
+    pub fn take_changed(&mut self) -> Result<Option<Vec<Identity>>, StoreError> {
         let found = data_version(&self.connection).map_err(|e| Attempt::new(READ, &self.path).sql(e))?;
         if found == self.data_version {
             return Ok(None);
@@ -204,7 +204,7 @@ fn find(
     connection: &Connection,
     name: &DeviceName,
     attempt: Attempt<'_>,
-) -> Result<Option<Device>, StoreError> {
+) -> Result<Option<Identity>, StoreError> {
     let sql = "SELECT id, name, token_hash, enabled, created_ms, last_seen_ms, checksum FROM devices WHERE name = ?1";
     let row = connection.query_row(sql, [name.as_str()], decode).optional().map_err(|e| attempt.sql(e))?;
     row.transpose().map_err(|id| damaged(attempt, id))
@@ -214,14 +214,14 @@ fn existing(
     transaction: &Transaction<'_>,
     name: &DeviceName,
     attempt: Attempt<'_>,
-) -> Result<Device, StoreError> {
+) -> Result<Identity, StoreError> {
     find(transaction, name, attempt)?.ok_or_else(|| StoreError::NotFound { name: name.clone() })
 }
 
 fn refuse_used_token(
     transaction: &Transaction<'_>,
     token: &TokenHash,
-    by_others_than: Option<DeviceId>,
+    by_others_than: Option<IdentityId>,
     attempt: Attempt<'_>,
 ) -> Result<(), StoreError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM devices WHERE token_hash = ?1 AND id IS NOT ?2)";
@@ -231,7 +231,7 @@ fn refuse_used_token(
     if used { Err(StoreError::DuplicateToken) } else { Ok(()) }
 }
 
-fn write(transaction: &Transaction<'_>, device: &Device) -> rusqlite::Result<()> {
+fn write(transaction: &Transaction<'_>, device: &Identity) -> rusqlite::Result<()> {
     transaction
         .execute(
             "UPDATE devices SET token_hash = ?2, enabled = ?3, checksum = ?4 WHERE id = ?1",
@@ -240,8 +240,8 @@ fn write(transaction: &Transaction<'_>, device: &Device) -> rusqlite::Result<()>
         .map(drop)
 }
 
-fn checksum(device: &Device) -> i64 {
-    let Device { id, name, token_hash, enabled, created, last_seen: _ } = device;
+fn checksum(device: &Identity) -> i64 {
+    let Identity { id, name, role: _, token_hash, enabled, created, last_seen: _ } = device;
     device_checksum(id.0, *enabled, created.0, &token_hash.0, name.as_str())
 }
 
@@ -252,11 +252,12 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<Readable> {
     Ok(device.ok_or(id))
 }
 
-fn decode_values(id: i64, row: &Row<'_>) -> Option<Device> {
+fn decode_values(id: i64, row: &Row<'_>) -> Option<Identity> {
     let enabled: i64 = row.get(3).ok()?;
-    Some(Device {
-        id: DeviceId(id),
+    Some(Identity {
+        id: IdentityId(id),
         name: DeviceName::parse(&row.get::<_, String>(1).ok()?).ok()?,
+        role: Role::Device,
         token_hash: TokenHash(row.get(2).ok()?),
         enabled: matches!(enabled, 0 | 1).then_some(enabled == 1)?,
         created: Wall(row.get(4).ok()?),

@@ -28,9 +28,10 @@ fn a_device_is_found_again_after_a_restart() {
     drop(registry);
     let registry = bench.registry();
     let pump = registry.find(&name("pump")).expect("read").expect("there");
-    let expected = Device {
-        id: DeviceId(1),
+    let expected = Identity {
+        id: IdentityId(1),
         name: name("pump"),
+        role: Role::Device,
         token_hash: token("p"),
         enabled: true,
         created: NOW,
@@ -104,13 +105,13 @@ fn the_id_of_a_removed_device_is_never_given_again() {
     assert_eq!(registry.devices().expect("read"), []);
     drop(registry);
     let again = bench.registry().add(&name("pump"), &token("p"), NOW).expect("added");
-    assert_eq!(again.id, DeviceId(2));
+    assert_eq!(again.id, IdentityId(2));
 }
 
 #[test]
 fn when_devices_were_seen_is_noted_and_removed_ones_are_passed_over() {
     let (_bench, mut registry) = with_pump();
-    registry.note_seen(&[(DeviceId(1), Wall(5)), (DeviceId(99), Wall(6))]).expect("noted");
+    registry.note_seen(&[(IdentityId(1), Wall(5)), (IdentityId(99), Wall(6))]).expect("noted");
     registry.note_seen(&[]).expect("nothing to note");
     assert_eq!(registry.find(&name("pump")).expect("read").expect("there").last_seen, Some(Wall(5)));
 }

@@ -10,8 +10,8 @@ pub mod broker;
 pub mod byte_queue;
 #[path = "../../src/clock.rs"]
 pub mod clock;
-#[path = "../../src/device.rs"]
-pub mod device;
+#[path = "../../src/identity.rs"]
+pub mod identity;
 #[path = "../../src/device_api/mod.rs"]
 pub mod device_api;
 #[path = "../../src/ids.rs"]

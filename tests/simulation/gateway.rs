@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use forebay::{
     broker::Broker,
     clock::{ClockState, Mono, Now},
-    device::Device,
+    identity::Identity,
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
     record::Batch,
@@ -139,7 +139,7 @@ impl Gateway {
     }
 
     /// The devices the registry holds.
-    pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
+    pub fn devices(&self) -> Result<Vec<Identity>, StoreError> {
         self.registry.devices()
     }
 
@@ -459,7 +459,7 @@ impl Gateway {
 }
 
 /// The one place where a broker is made.
-fn new_broker(limits: Limits, devices: Vec<Device>, buffer: &Buffer, seed: u64) -> Broker {
+fn new_broker(limits: Limits, devices: Vec<Identity>, buffer: &Buffer, seed: u64) -> Broker {
     Broker::new(limits, devices, buffer.last_seq(), seed)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use forebay::{
     clock::Wall,
-    device::{Device, TokenHash},
+    identity::{Identity, TokenHash},
     ids::DeviceName,
     store::{Registry, StoreError, StoreOptions},
 };
@@ -119,7 +119,7 @@ impl Operator {
     }
 
     /// Everything the registry says was asked for, and what was confirmed it says.
-    pub fn check(&self, found: &[Device]) -> Result<(), String> {
+    pub fn check(&self, found: &[Identity]) -> Result<(), String> {
         for entry in &self.entries {
             let device = found.iter().find(|device| device.name == entry.name);
             let says = |standing: &Option<Standing>| match (standing, device) {

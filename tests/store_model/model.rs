@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use forebay::{
     clock::{ClockState, Wall},
-    device::{Device, TokenHash},
-    ids::{DeviceId, DeviceName, Seq},
+    identity::{Identity, Role, TokenHash},
+    ids::{DeviceName, IdentityId, Seq},
     record::{Batch, Record},
     store::Query,
 };
@@ -121,16 +121,16 @@ pub enum Outcome {
 /// The registry.
 #[derive(Clone, Debug, Default)]
 pub struct Devices {
-    by_name: BTreeMap<DeviceName, Device>,
+    by_name: BTreeMap<DeviceName, Identity>,
     last_id: i64,
 }
 
 impl Devices {
-    pub fn all(&self) -> Vec<Device> {
+    pub fn all(&self) -> Vec<Identity> {
         self.by_name.values().cloned().collect()
     }
 
-    pub fn find(&self, name: &DeviceName) -> Option<Device> {
+    pub fn find(&self, name: &DeviceName) -> Option<Identity> {
         self.by_name.get(name).cloned()
     }
 
@@ -142,10 +142,11 @@ impl Devices {
             return Outcome::DuplicateToken;
         }
         self.last_id += 1;
-        let id = DeviceId(self.last_id);
-        let device = Device {
+        let id = IdentityId(self.last_id);
+        let device = Identity {
             id,
             name: name.clone(),
+            role: Role::Device,
             token_hash: token,
             enabled: true,
             created: now,
@@ -180,7 +181,7 @@ impl Devices {
         }
     }
 
-    pub fn note_seen(&mut self, id: DeviceId, at: Wall) {
+    pub fn note_seen(&mut self, id: IdentityId, at: Wall) {
         if let Some(device) = self.by_name.values_mut().find(|device| device.id == id) {
             device.last_seen = Some(at);
         }

@@ -2,8 +2,8 @@
 
 use forebay::{
     clock::Wall,
-    device::TokenHash,
-    ids::{DeviceId, DeviceName},
+    identity::TokenHash,
+    ids::{DeviceName, IdentityId},
     store::{Registry, StoreError},
 };
 
@@ -71,7 +71,7 @@ impl<'a> Both<'a> {
     }
 
     fn note_seen(&mut self) {
-        let seen = (DeviceId(self.chance.below(12) as i64), Wall(self.chance.below(1000) as i64));
+        let seen = (IdentityId(self.chance.below(12) as i64), Wall(self.chance.below(1000) as i64));
         self.broker.note_seen(&[seen]).expect("noted");
         self.model.note_seen(seen.0, seen.1);
     }

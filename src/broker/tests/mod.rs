@@ -8,7 +8,11 @@ mod storing;
 use std::{net::IpAddr, net::Ipv4Addr, time::Duration};
 
 use super::*;
-use crate::{device::TokenHash, ids::DeviceName, record::Record};
+use crate::{
+    identity::{Role, TokenHash},
+    ids::DeviceName,
+    record::Record,
+};
 
 /// A broker with two devices, a store that can be told to fail, and a clock that stands still unless moved.
 struct World {
@@ -122,7 +126,7 @@ impl World {
     }
 }
 
-fn devices() -> Vec<Device> {
+fn devices() -> Vec<Identity> {
     [("pump", PUMP_TOKEN), ("fan", FAN_TOKEN)]
         .into_iter()
         .zip(1..)
@@ -130,10 +134,11 @@ fn devices() -> Vec<Device> {
         .collect()
 }
 
-fn device(id: i64, name: &str, token: &str) -> Device {
-    Device {
-        id: DeviceId(id),
+fn device(id: i64, name: &str, token: &str) -> Identity {
+    Identity {
+        id: IdentityId(id),
         name: DeviceName::parse(name).expect("valid"),
+        role: Role::Device,
         token_hash: TokenHash::of(token),
         enabled: true,
         created: Wall(0),

@@ -13,8 +13,8 @@ use std::{
 use forebay::{
     broker::{Broker, commit_gate::Ticket},
     clock::{Mono, Now, Wall},
-    device::{Device, TokenHash},
-    ids::{ConnId, DeviceId, DeviceName, Seq},
+    identity::{Identity, Role, TokenHash},
+    ids::{ConnId, DeviceName, IdentityId, Seq},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, decode, parse_header},
     record::Batch,
@@ -348,12 +348,13 @@ impl<'a> Script<'a> {
     }
 }
 
-fn devices(token_of_fan: u8) -> Vec<Device> {
+fn devices(token_of_fan: u8) -> Vec<Identity> {
     [(1, "pump", 0), (2, "fan", token_of_fan)]
         .into_iter()
-        .map(|(id, name, number)| Device {
-            id: DeviceId(id),
+        .map(|(id, name, number)| Identity {
+            id: IdentityId(id),
             name: DeviceName::parse(name).expect("a name"),
+            role: Role::Device,
             token_hash: TokenHash::of(&token(name, number)),
             enabled: true,
             created: Wall(0),

@@ -11,7 +11,7 @@ mod scripts;
 
 use forebay::{
     clock::{Mono, Now, Wall},
-    device::TokenHash,
+    identity::TokenHash,
     store::{BootId, Buffer, BufferReader, Registry, StoreError, StoreOptions},
 };
 use rusqlite::{Connection, OpenFlags};

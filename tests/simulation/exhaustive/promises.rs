@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use forebay::{
     clock::ClockState,
-    device::TokenHash,
+    identity::TokenHash,
     ids::{DeviceName, Seq},
     store::{BufferReader, Query, Registry, StoredReading},
 };

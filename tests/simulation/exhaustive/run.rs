@@ -2,7 +2,7 @@
 
 use forebay::{
     clock::{ClockState, Mono, Now, Wall},
-    device::TokenHash,
+    identity::TokenHash,
     ids::{DeviceName, Seq},
     record::{Batch, Quarantined, Record},
     store::{BootId, Buffer, BufferReader, Query, Registry, StoreError, StoreOptions},

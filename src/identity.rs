@@ -1,4 +1,4 @@
-//! A device and its access token, as plain values.
+//! Who may come in, and the access token that shows it, as plain values.
 
 use std::fmt;
 
@@ -7,17 +7,19 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     clock::Wall,
-    ids::{DeviceId, DeviceName},
+    ids::{DeviceName, IdentityId},
 };
 
-/// A device as the registry knows it.
+/// A device, or a local program, as the registry knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// Never used again, even after the device is removed.
-    pub id: DeviceId,
-    /// Unique among devices.
+pub struct Identity {
+    /// Never used again, even after the identity is removed.
+    pub id: IdentityId,
+    /// Unique among all identities.
     pub name: DeviceName,
-    /// What its token hashes to; unique among devices.
+    /// What it is, and what it may do.
+    pub role: Role,
+    /// What its token hashes to; unique among all identities.
     pub token_hash: TokenHash,
     /// Whether it is let in.
     pub enabled: bool,
@@ -25,6 +27,34 @@ pub struct Device {
     pub created: Wall,
     /// When it last connected or published, give or take a few minutes.
     pub last_seen: Option<Wall>,
+}
+
+/// What an identity is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It sends telemetry, and speaks the hub's device API.
+    Device,
+    /// A program on the gateway or near it, with rights of its own.
+    Client(Rights),
+}
+
+/// What a local client may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// Where it may publish.
+    pub publish: Grant,
+    /// What it may subscribe to.
+    pub subscribe: Grant,
+}
+
+/// Topics somebody has a right to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Grant {
+    /// Everything but the hub's name spaces and topics that begin with `$`.
+    #[default]
+    Ordinary,
+    /// What these filters cover, and nothing else; each is a well-formed filter, none a shared subscription.
+    Only(Vec<String>),
 }
 
 /// SHA-256 of an access token; the token itself is never stored.
