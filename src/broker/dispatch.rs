@@ -325,6 +325,7 @@ impl Broker {
             disconnect.properties.session_expiry_interval_s().is_some_and(|expiry_s| expiry_s > 0);
         let reason = match disconnect.reason {
             _ if raises_expiry => CloseReason::SessionExpiryRaised,
+            reason if !reason.client_may_end_with() => CloseReason::ReasonOfServer(reason),
             ReasonCode::Success => CloseReason::Disconnected,
             _ => CloseReason::DisconnectedWithWill,
         };

@@ -170,9 +170,16 @@ impl Broker {
         self.store != StoreState::Failed
     }
 
-    /// Whether some connection has yet to be let in, so that the registry had better be up to date.
-    pub fn awaits_connect(&self) -> bool {
-        !self.unauthenticated.is_empty()
+    /// Whether a CONNECT may be looked at in this turn, so that the registry had better be up to date: one of the
+    /// `readable` has yet to be let in, or one that was put off may be due.
+    pub fn expects_connect(&self, readable: &[ConnId], now: Now) -> bool {
+        if self.unauthenticated.is_empty() {
+            return false;
+        }
+        let may_say_it = |conn: &ConnId| {
+            self.connections.get(*conn).is_some_and(|connection| connection.phase.is_unauthenticated())
+        };
+        self.deadlines.next().is_some_and(|at| at <= now.mono) || readable.iter().any(may_say_it)
     }
 
     /// Whether another connection may be accepted now; if not, ask again within [`Broker::accept_retry`].

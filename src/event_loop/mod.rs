@@ -105,7 +105,7 @@ impl EventLoop {
         let now = self.clock.now();
         self.note_events(now);
         self.accept(now);
-        if self.broker.awaits_connect() {
+        if self.broker.expects_connect(&self.readable, now) {
             // Whoever was let in or shut out before this CONNECT was sent is so by now.
             self.reload_registry(now);
         }

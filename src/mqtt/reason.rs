@@ -120,6 +120,28 @@ impl ReasonCode {
         self.packets() & (1 << packet_type as u16) != 0
     }
 
+    /// Whether a client may end its connection with the code: the rest of those defined in DISCONNECT are the server's.
+    /// [§3.14.2.1]
+    pub fn client_may_end_with(self) -> bool {
+        matches!(
+            self,
+            Self::Success
+                | Self::DisconnectWithWill
+                | Self::UnspecifiedError
+                | Self::MalformedPacket
+                | Self::ProtocolError
+                | Self::ImplementationSpecificError
+                | Self::TopicNameInvalid
+                | Self::ReceiveMaximumExceeded
+                | Self::TopicAliasInvalid
+                | Self::PacketTooLarge
+                | Self::MessageRateTooHigh
+                | Self::QuotaExceeded
+                | Self::AdministrativeAction
+                | Self::PayloadFormatInvalid
+        )
+    }
+
     /// The reason a return code of CONNACK before 5.0 stands for; 6 and above are reserved. [3.1.1 §3.2.2.3]
     pub fn from_connack_return_code(code: u8) -> Option<Self> {
         match code {

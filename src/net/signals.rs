@@ -26,7 +26,7 @@ pub enum Signal {
     Terminate,
     /// SIGINT: somebody pressed Ctrl-C.
     Interrupt,
-    /// SIGHUP: read the configuration and certificates again.
+    /// SIGHUP: read the certificate and its key again; the rest of the configuration waits for a restart.
     HangUp,
 }
 

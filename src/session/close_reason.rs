@@ -61,6 +61,8 @@ pub enum CloseReason {
     AnswerTooLarge,
     /// A session expiry in DISCONNECT after CONNECT had none. [§3.14.2.2.2]
     SessionExpiryRaised,
+    /// A reason code in DISCONNECT that only a server may give. [§3.14.2.1]
+    ReasonOfServer(ReasonCode),
     /// Another connection with the same device and client id took over. [MQTT-3.1.4-3]
     TakenOver,
     /// The device has more than `connections_per_device`; the oldest goes.
@@ -98,7 +100,8 @@ impl CloseReason {
             Self::SecondConnect
             | Self::UnexpectedPacket(_)
             | Self::SubscriptionIdentifierInPublish
-            | Self::SessionExpiryRaised => ReasonCode::ProtocolError,
+            | Self::SessionExpiryRaised
+            | Self::ReasonOfServer(_) => ReasonCode::ProtocolError,
             Self::PacketTimeout => ReasonCode::MalformedPacket,
             Self::KeepAliveTimeout => ReasonCode::KeepAliveTimeout,
             Self::PacketTooLarge | Self::TooManyUserProperties => ReasonCode::PacketTooLarge,
@@ -161,6 +164,7 @@ impl CloseReason {
             Self::TooManyUserProperties => "too many user properties",
             Self::AnswerTooLarge => "answer too large",
             Self::SessionExpiryRaised => "session expiry raised",
+            Self::ReasonOfServer(_) => "reason code of a server",
             Self::TakenOver => "taken over",
             Self::TooManyOfDevice => "too many of device",
             Self::TooManyConnections => "too many connections",
@@ -186,6 +190,7 @@ impl fmt::Display for CloseReason {
                 f.write_str("plain bytes on the TLS listener; point the client at the plain port (1883) or let it use TLS")
             }
             Self::UnexpectedPacket(kind) => write!(f, "a client may not send {kind:?} here"),
+            Self::ReasonOfServer(reason) => write!(f, "its DISCONNECT says \"{reason}\", which only a server may"),
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::ConnectTimeout => f.write_str("no CONNECT arrived in time"),
             Self::PacketTimeout => f.write_str("a packet was begun and not finished in time"),

@@ -1,6 +1,8 @@
 //! What durability costs: readings per second, time on the processor and memory, beside mosquitto's plain QoS 1, which
 //! keeps nothing.
 //!
+//! And whether guesses at tokens take longer the nearer they come.
+//!
 //! Runs for a moment as a test, so that it does not rot. `BENCH=full cargo test --release --test bench -- --nocapture`
 //! measures in earnest and prints the tables; mosquitto is measured if it is installed.
 
@@ -8,12 +10,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod guesses;
 mod mosquitto;
 
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -78,7 +81,8 @@ struct Memory {
 
 #[test]
 fn durable_readings_beside_mosquitto() {
-    let full = std::env::var("BENCH").is_ok_and(|kind| kind == "full");
+    let _alone = alone();
+    let full = full();
     let plan = if full { FULL } else { SMOKE };
     allow_many_descriptors();
     let rival = full && process::installed("mosquitto");
@@ -107,6 +111,18 @@ fn durable_readings_beside_mosquitto() {
     if full {
         tell(&report);
     }
+}
+
+/// Whether to measure in earnest.
+fn full() -> bool {
+    std::env::var("BENCH").is_ok_and(|kind| kind == "full")
+}
+
+/// Held by whoever measures: two at once would measure each other.
+fn alone() -> MutexGuard<'static, ()> {
+    static MEASURING: Mutex<()> = Mutex::new(());
+    // A failure of one leaves nothing behind that the next could trip over.
+    MEASURING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn forebay() -> (Broker, String) {

@@ -3,7 +3,7 @@
 use crate::{
     support::wire::{Connect, TELEMETRY, Version, packet, properties, text},
     table::{
-        Expect::{Closed, Left, Told, TurnedAway},
+        Expect::{Closed, Told, TurnedAway},
         Row, Sender,
         Sender::{Online, Stranger},
         row, run,
@@ -231,7 +231,7 @@ fn property_values_that_cannot_be() {
             packet(0xE0, &[0, 5, 0x11, 0, 0, 0, 9]),
             Told(&[0x82]),
         ),
-        row("C-61 a DISCONNECT code only a server has", Online(V5), packet(0xE0, &[0x8E]), Left),
+        row("C-61 a DISCONNECT code only a server has", Online(V5), packet(0xE0, &[0x8E]), Told(&[0x82])),
         row(
             "C-61 a DISCONNECT code there is none of",
             Online(V5),

@@ -158,7 +158,7 @@ impl Gateway {
     /// One turn of the loop.
     pub fn turn(&mut self, room: &mut Room<'_>) -> Turn {
         self.accept(room);
-        if self.broker.awaits_connect() {
+        if self.broker.expects_connect(&self.readable(room), room.now) {
             self.reload_registry(room);
         }
         self.read(room);
@@ -232,6 +232,11 @@ impl Gateway {
             Socket { link, conn, is_blocked: false, last_read: room.now.mono, last_drained: room.now.mono },
         );
         self.broker.handle_connected(conn, address, room.now);
+    }
+
+    fn readable(&self, room: &Room<'_>) -> Vec<ConnId> {
+        let readable = |socket: &&Socket| room.network.is_readable(socket.link, room.net_now);
+        self.sockets.values().filter(readable).map(|socket| socket.conn).collect()
     }
 
     fn read(&mut self, room: &mut Room<'_>) {

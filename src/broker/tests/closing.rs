@@ -1,6 +1,7 @@
 //! The ends of connections: silence, slowness, changed tokens.
 
 use super::*;
+use crate::mqtt::ReasonCode;
 
 #[test]
 fn silence_closes_at_one_and_a_half_keep_alives_mqtt_3_1_2_24() {
@@ -103,6 +104,27 @@ fn session_expiry_cannot_be_raised_in_disconnect() {
     world.send(conn, &[0xe0, 7, 0, 5, 0x11, 0, 0, 0, 9]);
     assert_eq!(world.closed(conn), Some(CloseReason::SessionExpiryRaised));
     assert_eq!(world.sent(conn).get(2), Some(&0x82));
+}
+
+#[test]
+fn a_reason_that_only_a_server_may_give_is_a_protocol_error_and_the_others_are_taken() {
+    // The column "sent by" of the standard's table of codes in DISCONNECT. [§3.14.2.1]
+    let clients = [0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
+    let servers = [0x87, 0x89, 0x8b, 0x8d, 0x8e, 0x8f, 0x9a, 0x9b, 0x9c, 0x9d, 0x9e, 0x9f, 0xa0, 0xa1, 0xa2];
+    for code in clients {
+        let mut world = World::new();
+        let conn = world.pump_v5();
+        world.send(conn, &[0xe0, 1, code]);
+        assert!(!world.is_open(conn) && world.sent(conn).is_empty(), "{code:#04x}");
+    }
+    for code in servers {
+        let mut world = World::new();
+        let conn = world.pump_v5();
+        world.send(conn, &[0xe0, 1, code]);
+        let reason = ReasonCode::from_byte(code).expect("a code of the table");
+        assert_eq!(world.closed(conn), Some(CloseReason::ReasonOfServer(reason)), "{code:#04x}");
+        assert_eq!(world.sent(conn).get(2), Some(&0x82), "{code:#04x}");
+    }
 }
 
 #[test]

@@ -319,3 +319,20 @@ fn disconnect_with_will_publishes_the_will() {
     world.commit();
     assert_eq!(world.values(), [r#"{"gone":true}"#]);
 }
+
+#[test]
+fn a_connect_is_expected_of_those_who_have_bytes_or_whose_wait_is_over() {
+    let mut world = World::with_limits(|limits| limits.refusals_per_address = 1);
+    let pump = world.pump();
+    assert!(!world.broker.expects_connect(&[pump], world.now), "everybody is in");
+    let silent = world.accept();
+    assert!(!world.broker.expects_connect(&[pump], world.now), "nobody new says anything");
+    assert!(world.broker.expects_connect(&[pump, silent], world.now));
+    for _ in 0..2 {
+        let guesser = world.accept();
+        world.send(guesser, &connect(4, "guesser", Some("WRONG"), 60));
+    }
+    assert!(!world.broker.expects_connect(&[], world.now), "the second guess waits");
+    world.now.mono = world.now.mono + Duration::from_secs(1);
+    assert!(world.broker.expects_connect(&[], world.now), "its wait is over");
+}
