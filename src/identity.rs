@@ -57,6 +57,15 @@ pub enum Grant {
     Only(Vec<String>),
 }
 
+/// What the operator grants to every device beyond its own topics; the text `{device}` stands for its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceGrants {
+    /// Filters of the topics it may publish to.
+    pub publish: Vec<String>,
+    /// Filters that cover what it may subscribe to.
+    pub subscribe: Vec<String>,
+}
+
 /// SHA-256 of an access token; the token itself is never stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash(pub [u8; 32]);

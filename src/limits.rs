@@ -81,6 +81,8 @@ limits! {
     packet_timeout_s: 30 in 1..=3600;
     /// Largest packet after CONNECT, in bytes, header included.
     packet_bytes: 65_536 in 256..=1_048_576;
+    /// Largest packet of a local client after CONNECT, in bytes, header included.
+    client_packet_bytes: 1_048_576 in 256..=16_777_216;
     /// Largest CONNECT, in bytes, header included.
     connect_bytes: 4096 in 256..=65_536;
     /// Longest topic name or filter, in bytes.
@@ -91,8 +93,26 @@ limits! {
     filters_per_packet: 10 in 1..=1000;
     /// Most user properties in one packet.
     user_properties: 32 in 0..=1000;
-    /// QoS 1 messages a version 5 client may send before the first is acknowledged (Receive Maximum).
+    /// QoS 1 and 2 messages a version 5 client may send before the first is acknowledged (Receive Maximum); QoS 2
+    /// messages of any client.
     receive_maximum: 20 in 1..=65_535;
+    /// QoS 1 and 2 messages sent to a client before it has acknowledged the first; its own Receive Maximum may be less.
+    window: 20 in 1..=1000;
+    /// Topic aliases a version 5 client may use, and is given if it takes them.
+    topic_aliases: 20 in 0..=1000;
+    /// Subscriptions of one device's connection.
+    device_subscriptions: 50 in 1..=100_000;
+    /// Subscriptions of one local client's connection.
+    client_subscriptions: 1000 in 1..=1_000_000;
+    /// Messages that may wait for one device's connection; QoS 0 beyond it is dropped, QoS 1 and 2 end the connection.
+    device_queue_messages: 100 in 1..=1_000_000;
+    /// Bytes of messages that may wait for one device's connection; beyond it as above.
+    device_queue_bytes: 262_144 in 1024..=67_108_864;
+    /// Messages that may wait for one local client's connection; beyond it as above.
+    client_queue_messages: 10_000 in 1..=1_000_000;
+    /// Bytes of messages that may wait for all connections together; beyond it local clients that only publish are not
+    /// read from.
+    queue_memory_bytes: 16_777_216 in 65_536..=1_073_741_824;
     /// Longest keep-alive in seconds; a client that asks for none is given this.
     keep_alive_max_s: 600 in 10..=65_535;
     /// Bytes that may wait for one client before it is no longer read from.

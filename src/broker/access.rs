@@ -10,7 +10,7 @@ use crate::{
 
 /// The devices, found by what their tokens hash to.
 #[derive(Debug, Default)]
-pub struct DeviceTable {
+pub struct IdentityTable {
     by_hash: HashMap<TokenHash, IdentityId>,
     entries: BTreeMap<IdentityId, Entry>,
 }
@@ -20,11 +20,11 @@ struct Entry {
     device: Identity,
     /// Live connections, oldest first.
     connections: Vec<ConnId>,
-    /// Seen since the last [`DeviceTable::take_seen`].
+    /// Seen since the last [`IdentityTable::take_seen`].
     seen: Option<Wall>,
 }
 
-impl DeviceTable {
+impl IdentityTable {
     /// The table of `devices`, none of them connected.
     pub fn new(devices: Vec<Identity>) -> Self {
         let mut table = Self::default();
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_token_lets_its_own_device_in_and_nobody_else() {
-        let table = DeviceTable::new(vec![device(1, "one"), device(2, "two")]);
+        let table = IdentityTable::new(vec![device(1, "one"), device(2, "two")]);
         assert_eq!(table.authenticate("two").map(|d| d.id), Some(IdentityId(2)));
         for wrong in ["", " ", "One", "one ", "' OR 1=1 --", "three"] {
             assert!(table.authenticate(wrong).is_none(), "{wrong:?}");
@@ -148,17 +148,17 @@ mod tests {
     fn a_disabled_device_is_not_let_in() {
         let mut pump = device(1, "one");
         pump.enabled = false;
-        assert!(DeviceTable::new(vec![pump]).authenticate("one").is_none());
+        assert!(IdentityTable::new(vec![pump]).authenticate("one").is_none());
     }
 
     #[test]
     fn an_empty_registry_lets_nobody_in() {
-        assert!(DeviceTable::new(Vec::new()).authenticate("").is_none());
+        assert!(IdentityTable::new(Vec::new()).authenticate("").is_none());
     }
 
     #[test]
     fn connections_of_changed_disabled_and_removed_devices_lose_their_right() {
-        let mut table = DeviceTable::new((1..=4).map(|id| device(id, &format!("token {id}"))).collect());
+        let mut table = IdentityTable::new((1..=4).map(|id| device(id, &format!("token {id}"))).collect());
         for id in 1..=4 {
             table.add_connection(IdentityId(id), conn(id as u32));
         }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_device_is_reported_seen_once() {
-        let mut table = DeviceTable::new(vec![device(1, "one")]);
+        let mut table = IdentityTable::new(vec![device(1, "one")]);
         table.note_seen(IdentityId(1), Wall(5));
         table.note_seen(IdentityId(1), Wall(9));
         assert_eq!(table.take_seen(), [(IdentityId(1), Wall(9))]);

@@ -46,7 +46,9 @@ impl Broker {
     }
 
     fn end_session(&mut self, conn: ConnId, mut session: Session, reason: CloseReason, now: Now) {
-        self.devices.remove_connection(session.device, conn);
+        self.identities.remove_connection(session.identity, conn);
+        self.unsubscribe_all(conn, &session);
+        self.hand_over(&mut session);
         if session.version == ProtocolVersion::V5
             && let Some(code) = reason.disconnect_code()
         {
@@ -62,7 +64,7 @@ impl Broker {
         if reason.publishes_will()
             && let Some(will) = session.will.take()
         {
-            self.ingest_will(&session.name, &will, now);
+            self.publish_will(&session.name, *will, now);
         }
     }
 

@@ -13,19 +13,37 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// One PUBACK that may not be sent yet.
+/// Which packet an acknowledgement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckKind {
+    /// The answer to QoS 1.
+    PubAck,
+    /// The first answer to QoS 2.
+    PubRec,
+}
+
+/// What a held acknowledgement will be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldAck {
-    /// What must be on disk first.
-    pub ticket: Ticket,
-    /// Who waits for it.
-    pub conn: ConnId,
+pub struct Answer {
+    /// PUBACK or PUBREC.
+    pub kind: AckKind,
     /// The message it answers.
     pub packet_id: PacketId,
     /// What it will say.
     pub reason: ReasonCode,
     /// Why, in words, when that is not success.
     pub words: Option<Box<str>>,
+}
+
+/// One PUBACK or PUBREC that may not be sent yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldAck {
+    /// What must be on disk first.
+    pub ticket: Ticket,
+    /// Who waits for it.
+    pub conn: ConnId,
+    /// What it is.
+    pub answer: Answer,
 }
 
 /// The acknowledgements that wait, oldest first.
@@ -45,9 +63,9 @@ impl CommitGate {
         self.appended
     }
 
-    /// Holds the acknowledgement of `packet_id` until everything appended so far is on disk.
-    pub fn hold(&mut self, conn: ConnId, packet_id: PacketId, reason: ReasonCode, words: Option<Box<str>>) {
-        self.held.push_back(HeldAck { ticket: self.appended, conn, packet_id, reason, words });
+    /// Holds `answer` until everything appended so far is on disk.
+    pub fn hold(&mut self, conn: ConnId, answer: Answer) {
+        self.held.push_back(HeldAck { ticket: self.appended, conn, answer });
     }
 
     /// Moves the durable mark to `through` and gives back the acks that may now be sent, oldest first.
@@ -114,17 +132,21 @@ mod tests {
         PacketId::new(id).expect("not zero")
     }
 
+    fn puback(packet_id: u16) -> Answer {
+        Answer { kind: AckKind::PubAck, packet_id: id(packet_id), reason: ReasonCode::Success, words: None }
+    }
+
     fn released(gate: &mut CommitGate, through: Ticket) -> Vec<u16> {
-        gate.release(through).map(|ack| ack.packet_id.get()).collect()
+        gate.release(through).map(|ack| ack.answer.packet_id.get()).collect()
     }
 
     #[test]
     fn an_ack_stays_until_its_message_is_durable() {
         let mut gate = CommitGate::default();
         let first = gate.append();
-        gate.hold(CONN, id(1), ReasonCode::Success, None);
+        gate.hold(CONN, puback(1));
         let second = gate.append();
-        gate.hold(CONN, id(2), ReasonCode::Success, None);
+        gate.hold(CONN, puback(2));
         assert_eq!((gate.waiting(), gate.held()), (2, 2));
         assert_eq!(released(&mut gate, first), [1]);
         gate.check_invariants();
@@ -136,10 +158,10 @@ mod tests {
     fn acks_leave_in_order_of_their_publishes_mqtt_4_6_0_2() {
         let mut gate = CommitGate::default();
         gate.append();
-        gate.hold(CONN, id(7), ReasonCode::Success, None);
-        gate.hold(CONN, id(3), ReasonCode::TopicNameInvalid, None);
+        gate.hold(CONN, puback(7));
+        gate.hold(CONN, puback(3));
         let last = gate.append();
-        gate.hold(CONN, id(5), ReasonCode::Success, None);
+        gate.hold(CONN, puback(5));
         assert_eq!(released(&mut gate, last), [7, 3, 5]);
     }
 
@@ -147,11 +169,11 @@ mod tests {
     fn a_failed_commit_gives_the_acks_up_and_the_next_starts_afresh() {
         let mut gate = CommitGate::default();
         gate.append();
-        gate.hold(CONN, id(1), ReasonCode::Success, None);
+        gate.hold(CONN, puback(1));
         assert_eq!(gate.give_up().count(), 1);
         assert_eq!((gate.waiting(), gate.held()), (0, 0));
         let next = gate.append();
-        gate.hold(CONN, id(2), ReasonCode::Success, None);
+        gate.hold(CONN, puback(2));
         assert_eq!(released(&mut gate, next), [2]);
     }
 

@@ -99,6 +99,16 @@ impl Connections {
         }
     }
 
+    /// The connection in `slot` that was let in, if there is one.
+    pub fn in_slot(&mut self, slot: u32) -> Option<(ConnId, &mut Session)> {
+        match self.slots.get_mut(slot as usize)? {
+            Some((epoch, Connection { phase: Phase::Active(session), .. })) => {
+                Some((ConnId { slot, epoch: *epoch }, session))
+            }
+            _ => None,
+        }
+    }
+
     /// Takes the connection `id` out of the table.
     pub fn remove(&mut self, id: ConnId) -> Option<Connection> {
         self.get(id)?;

@@ -4,13 +4,12 @@ use crate::{
     clock::Now,
     ids::ConnId,
     mqtt::{
-        Ack, ConnAck, Connect, DecodeError, Disconnect, Header, Packet, PacketType, Properties,
-        ProtocolVersion, ReasonCode, SubAck, Subscribe, UnsubAck, Unsubscribe, decode, parse_header,
+        ConnAck, Connect, DecodeError, Disconnect, Header, Packet, PacketType, Properties, ProtocolVersion,
+        ReasonCode, decode, parse_header,
     },
     session::{
         CloseReason, Refusal,
         handle_connect::{self, Admission, Rejection},
-        handle_subscribe,
     },
 };
 
@@ -29,6 +28,7 @@ impl Broker {
         let rest = self.finish_partial(conn, bytes, now);
         let rest = self.handle_frames(conn, rest, now);
         self.keep_partial(conn, rest, now);
+        self.route_pending(now);
         self.check_invariants();
     }
 
@@ -119,7 +119,7 @@ impl Broker {
         };
         let Some(header) = header else { return Ok(None) };
         let bytes_max = match session {
-            Some(_) => self.limits.packet_bytes,
+            Some(session) => session.packet_bytes_max(&self.limits),
             None if is_http(bytes) => return Err(CloseReason::HttpOnMqttListener),
             None if header.packet_type != PacketType::Connect => {
                 return Err(CloseReason::FirstPacketNotConnect(header.packet_type));
@@ -175,17 +175,10 @@ impl Broker {
             Packet::Unsubscribe(unsubscribe) => return self.on_unsubscribe(conn, &unsubscribe, now),
             Packet::PingReq => return self.reply(conn, &Packet::PingResp, now),
             Packet::Disconnect(disconnect) => return self.on_disconnect(conn, &disconnect, now),
-            // Nothing is delivered to clients yet, so there is nothing that these could answer; before version 5
-            // an answer to nothing was common and is harmless.
-            Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubComp(_) => return,
-            Packet::PubRel(ack) => {
-                let (reason, properties) = (ReasonCode::PacketIdentifierNotFound, Properties::EMPTY);
-                return self.reply(
-                    conn,
-                    &Packet::PubComp(Ack { packet_id: ack.packet_id, reason, properties }),
-                    now,
-                );
-            }
+            Packet::PubAck(ack) => return self.on_puback(conn, &ack, now),
+            Packet::PubRec(ack) => return self.on_pubrec(conn, &ack, now),
+            Packet::PubRel(ack) => return self.on_pubrel(conn, &ack, now),
+            Packet::PubComp(ack) => return self.on_pubcomp(conn, &ack, now),
             Packet::Auth(_) => PacketType::Auth,
             Packet::ConnAck(_) => PacketType::ConnAck,
             Packet::SubAck(_) => PacketType::SubAck,
@@ -226,25 +219,25 @@ impl Broker {
     fn judge_connect(&mut self, conn: ConnId, connect: &Connect<'_>) -> Result<Admission, Rejection> {
         handle_connect::check_terms(connect, &self.limits)?;
         let token = handle_connect::token(connect)?;
-        let device = self.devices.authenticate(token).ok_or(Refusal::UnknownToken)?;
+        let identity = self.identities.authenticate(token).ok_or(Refusal::UnknownToken)?;
         if self.store == StoreState::Failed {
             return Err(Refusal::StoreUnavailable.into());
         }
         self.assigned_ids += 1;
         let assigned = || assigned_client_id(self.seed, self.assigned_ids, conn);
-        handle_connect::admit(connect, device, assigned, &self.limits)
+        handle_connect::admit(connect, identity, &self.grants, assigned, &self.limits)
     }
 
     fn let_in(&mut self, conn: ConnId, admission: Admission, now: Now) {
         let session = &admission.session;
-        let (device, version, bytes_max) = (session.device, session.version, session.answer_bytes_max);
+        let (identity, version, bytes_max) = (session.identity, session.version, session.answer_bytes_max);
         let (silence_max, name) = (session.silence_max, session.name.clone());
         self.make_way(&admission, now);
         self.forget_waiting(conn);
         self.deadlines.cancel(Deadline::Connect(conn));
         self.deadlines.arm(Deadline::Silence(conn), now.mono + silence_max);
-        self.devices.add_connection(device, conn);
-        self.devices.note_seen(device, now.wall);
+        self.identities.add_connection(identity, conn);
+        self.identities.note_seen(identity, now.wall);
         self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
         let properties = admission.connack_properties(&self.limits);
         if let Some(connection) = self.connections.get_mut(conn) {
@@ -262,13 +255,15 @@ impl Broker {
     /// Closes the connection that this one takes over, or the device's oldest if it has too many.
     fn make_way(&mut self, admission: &Admission, now: Now) {
         let session = &admission.session;
-        let live = self.devices.connections(session.device);
+        let live = self.identities.connections(session.identity);
         let same_id = |conn: &&ConnId| {
             self.connections.session(**conn).is_some_and(|other| other.client_id == session.client_id)
         };
+        let is_crowded =
+            session.rights.is_device() && live.len() >= self.limits.connections_per_device as usize;
         if let Some(old) = live.iter().find(same_id) {
             self.close(*old, CloseReason::TakenOver, now);
-        } else if live.len() >= self.limits.connections_per_device as usize {
+        } else if is_crowded {
             self.close(live[0], CloseReason::TooManyOfDevice, now);
         }
     }
@@ -289,36 +284,6 @@ impl Broker {
         self.send(conn, &connack, version, u32::MAX);
     }
 
-    fn on_subscribe(&mut self, conn: ConnId, subscribe: &Subscribe<'_>, now: Now) {
-        let Some(session) = self.connections.session(conn) else { return };
-        match handle_subscribe::judge_subscribe(subscribe, session, &self.limits) {
-            Err(reason) => self.close(conn, reason, now),
-            Ok(reasons) => {
-                let packet_id = subscribe.packet_id;
-                self.reply(
-                    conn,
-                    &Packet::SubAck(SubAck { packet_id, properties: Properties::EMPTY, reasons }),
-                    now,
-                );
-            }
-        }
-    }
-
-    fn on_unsubscribe(&mut self, conn: ConnId, unsubscribe: &Unsubscribe<'_>, now: Now) {
-        let Some(session) = self.connections.session(conn) else { return };
-        match handle_subscribe::judge_unsubscribe(unsubscribe, session, &self.limits) {
-            Err(reason) => self.close(conn, reason, now),
-            Ok(reasons) => {
-                let packet_id = unsubscribe.packet_id;
-                self.reply(
-                    conn,
-                    &Packet::UnsubAck(UnsubAck { packet_id, properties: Properties::EMPTY, reasons }),
-                    now,
-                );
-            }
-        }
-    }
-
     fn on_disconnect(&mut self, conn: ConnId, disconnect: &Disconnect<'_>, now: Now) {
         // The session expiry of CONNECT was answered with zero, and zero cannot be raised. [§3.14.2.2.2]
         let raises_expiry =
@@ -333,7 +298,7 @@ impl Broker {
     }
 
     /// Sends `packet` to a client that was let in, or ends the connection if the client takes no packet of its size.
-    fn reply(&mut self, conn: ConnId, packet: &Packet<'_>, now: Now) {
+    pub(super) fn reply(&mut self, conn: ConnId, packet: &Packet<'_>, now: Now) {
         let Some(session) = self.connections.session(conn) else { return };
         let (version, bytes_max) = (session.version, session.answer_bytes_max);
         if !self.send(conn, packet, version, bytes_max) {

@@ -1,18 +1,24 @@
-//! Readings on their way into the batch, and the answers that wait for it.
+//! What clients publish: readings into the batch, messages to subscribers, and the answers to both.
 
 use crate::{
     clock::Now,
     device_api::telemetry::Reading,
     ids::{ConnId, DeviceName},
-    mqtt::{Ack, Packet, PacketId, Properties, PropertiesBuf, Property, Publish, ReasonCode},
+    mqtt::{
+        Ack, Packet, Properties, PropertiesBuf, Property, ProtocolVersion, Publish, QoS, ReasonCode,
+        TopicName,
+    },
     record::{Quarantined, Record},
     session::{
-        CloseReason, Will,
+        CloseReason, Message,
         handle_publish::{self, Verdict},
     },
 };
 
-use super::{Broker, Deadline, SEEN_WAIT, StoreState, commit_gate::HeldAck};
+use super::{
+    Broker, Deadline, SEEN_WAIT, StoreState,
+    commit_gate::{AckKind, Answer, HeldAck},
+};
 
 /// What a record costs in memory beside its text.
 const RECORD_BYTES: usize = 64;
@@ -20,58 +26,66 @@ const RECORD_BYTES: usize = 64;
 impl Broker {
     /// Judges a PUBLISH of `conn` and does what the verdict says.
     pub(super) fn on_publish(&mut self, conn: ConnId, publish: &Publish<'_>, now: Now) {
-        let Some(session) = self.connections.session(conn) else { return };
-        let verdict = handle_publish::judge(publish, session, &self.limits);
-        let (device, name) = (session.device, session.name.clone());
+        let Some(session) = self.connections.session_mut(conn) else { return };
+        let spelled = match handle_publish::take_alias(publish, &mut session.aliases, &self.limits) {
+            Ok(spelled) => spelled,
+            Err(reason) => return self.close(conn, reason, now),
+        };
+        let known = spelled.as_deref().and_then(|text| TopicName::parse(text).ok());
+        let topic = publish.topic.or(known).expect("a topic, or an alias that stands for one");
+        let verdict = handle_publish::judge(publish, topic, session, &self.limits);
+        let (identity, name) = (session.identity, session.name.clone());
         match verdict {
             Verdict::Close(reason) => self.close(conn, reason, now),
             Verdict::Answer(reason) => self.on_unserved(conn, publish, &name, reason, now),
+            Verdict::Repeat => self.answer_in_turn(conn, publish, ReasonCode::Success, now),
+            Verdict::Route => {
+                self.route(Message::published(publish, topic, conn, now.mono));
+                self.answer_in_turn(conn, publish, ReasonCode::Success, now);
+                self.route_pending(now);
+            }
             Verdict::Store(_) | Verdict::SetAside(_) if self.store == StoreState::Failed => {
                 self.close(conn, CloseReason::StoreFailed, now);
             }
             Verdict::Store(readings) if readings.is_empty() => {
-                self.answer_in_turn(conn, publish.packet_id, ReasonCode::Success, now);
+                self.answer_in_turn(conn, publish, ReasonCode::Success, now);
             }
             Verdict::Store(readings) => {
                 self.append(&name, readings, now);
-                self.answer_when_durable(conn, publish.packet_id, ReasonCode::Success, None);
+                self.answer_when_durable(conn, publish, ReasonCode::Success, None);
             }
             Verdict::SetAside(error) => {
                 let words = error.to_string();
-                let topic = publish.topic.map_or("", |topic| topic.as_str());
-                self.set_aside(&name, topic, publish.payload, &words, now);
-                self.answer_when_durable(
-                    conn,
-                    publish.packet_id,
-                    ReasonCode::PayloadFormatInvalid,
-                    Some(words),
-                );
+                self.set_aside(&name, topic.as_str(), publish.payload, &words, now);
+                self.answer_when_durable(conn, publish, ReasonCode::PayloadFormatInvalid, Some(words));
             }
         }
-        self.devices.note_seen(device, now.wall);
+        self.identities.note_seen(identity, now.wall);
         self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
     }
 
-    /// Stores the will of a connection that ended badly; nobody waits for an answer.
-    pub(super) fn ingest_will(&mut self, name: &DeviceName, will: &Will, now: Now) {
+    /// Stores the will of a device whose connection ended badly; nobody waits for an answer.
+    pub(super) fn ingest_will(&mut self, name: &DeviceName, will: &Message, now: Now) {
         if self.store == StoreState::Failed {
             log::warn!("lost the will of {name}: the store cannot take readings at the moment");
             return;
         }
-        match handle_publish::judge_telemetry(&will.payload) {
+        match handle_publish::judge_telemetry(will.payload()) {
             Verdict::Store(readings) => self.append(name, readings, now),
             Verdict::SetAside(error) => {
-                self.set_aside(name, &will.topic, &will.payload, &error.to_string(), now)
+                let topic = will.topic().as_str().to_owned();
+                self.set_aside(name, &topic, will.payload(), &error.to_string(), now);
             }
-            Verdict::Answer(_) | Verdict::Close(_) => {}
+            _ => {}
         }
     }
 
     /// Sends an acknowledgement whose time has come.
     pub(super) fn on_released(&mut self, ack: HeldAck, now: Now) {
         let Some(session) = self.connections.session_mut(ack.conn) else { return };
-        session.unacknowledged -= 1;
-        self.send_puback(ack.conn, ack.packet_id, ack.reason, ack.words.as_deref(), now);
+        session.unanswered -= 1;
+        session.unanswered_qos1 -= u32::from(ack.answer.kind == AckKind::PubAck);
+        self.send_answer(ack.conn, &ack.answer, now);
     }
 
     fn append(&mut self, name: &DeviceName, readings: Vec<Reading>, now: Now) {
@@ -80,6 +94,7 @@ impl Broker {
         }
         self.gate.append();
         for reading in readings {
+            self.announce(name, &reading.values);
             self.batch_bytes += reading.values.len() + RECORD_BYTES;
             self.batch.records.push(Record {
                 seq: self.next_seq,
@@ -120,52 +135,77 @@ impl Broker {
                 format!("dropped a message of {name} at {address}: {reason}; telemetry goes to v1/devices/me/telemetry")
             });
         }
-        self.answer_in_turn(conn, publish.packet_id, reason, now);
+        self.answer_in_turn(conn, publish, reason, now);
     }
 
-    /// Holds the answer to a QoS 1 message until what was appended for it is on disk.
+    /// Holds the answer to a QoS 1 or 2 message until what was appended for it is on disk.
     fn answer_when_durable(
         &mut self,
         conn: ConnId,
-        packet_id: Option<PacketId>,
+        publish: &Publish<'_>,
         reason: ReasonCode,
         words: Option<String>,
     ) {
-        let Some(packet_id) = packet_id else { return };
-        let Some(session) = self.connections.session_mut(conn) else { return };
-        session.unacknowledged += 1;
-        self.gate.hold(conn, packet_id, reason, words.map(Into::into));
+        let Some(answer) = self.accept(conn, publish, reason, words) else { return };
+        self.hold(conn, answer);
     }
 
-    /// Answers a QoS 1 message for which nothing is kept: at once, unless answers of this connection wait, for
-    /// PUBACKs leave in the order of their PUBLISHes. [MQTT-4.6.0-2]
-    fn answer_in_turn(&mut self, conn: ConnId, packet_id: Option<PacketId>, reason: ReasonCode, now: Now) {
-        let Some(session) = self.connections.session(conn) else { return };
-        if session.unacknowledged > 0 {
-            self.answer_when_durable(conn, packet_id, reason, None);
-        } else if let Some(packet_id) = packet_id {
-            self.send_puback(conn, packet_id, reason, None, now);
+    /// Answers a message for which nothing is kept: at once, unless answers of this connection wait, for they leave in
+    /// the order of their PUBLISHes. [MQTT-4.6.0-2]
+    fn answer_in_turn(&mut self, conn: ConnId, publish: &Publish<'_>, reason: ReasonCode, now: Now) {
+        let Some(answer) = self.accept(conn, publish, reason, None) else { return };
+        if self.connections.session(conn).is_some_and(|session| session.unanswered > 0) {
+            self.hold(conn, answer);
+        } else {
+            self.send_answer(conn, &answer, now);
         }
     }
 
-    fn send_puback(
+    /// The answer to `publish`, if its QoS asks for one; from now on a repeat of QoS 2 is known as one.
+    fn accept(
         &mut self,
         conn: ConnId,
-        packet_id: PacketId,
+        publish: &Publish<'_>,
         reason: ReasonCode,
-        words: Option<&str>,
-        now: Now,
-    ) {
+        words: Option<String>,
+    ) -> Option<Answer> {
+        let packet_id = publish.packet_id?;
+        let session = self.connections.session_mut(conn)?;
+        let kind = match publish.qos {
+            QoS::ExactlyOnce => AckKind::PubRec,
+            _ => AckKind::PubAck,
+        };
+        // A version 5 client takes a refusal for the end of the exchange. [MQTT-4.3.3-9 of 5.0]
+        let is_over = reason.is_error() && session.version == ProtocolVersion::V5;
+        if kind == AckKind::PubRec && !is_over {
+            session.unreleased.insert(packet_id);
+        }
+        Some(Answer { kind, packet_id, reason, words: words.map(Into::into) })
+    }
+
+    fn hold(&mut self, conn: ConnId, answer: Answer) {
+        let Some(session) = self.connections.session_mut(conn) else { return };
+        session.unanswered += 1;
+        session.unanswered_qos1 += u32::from(answer.kind == AckKind::PubAck);
+        self.gate.hold(conn, answer);
+    }
+
+    fn send_answer(&mut self, conn: ConnId, answer: &Answer, now: Now) {
         let Some(session) = self.connections.session(conn) else { return };
         let (version, bytes_max) = (session.version, session.answer_bytes_max);
-        let words = words.filter(|_| session.wants_reason_strings);
+        let words = answer.words.as_deref().filter(|_| session.wants_reason_strings);
         let mut properties = PropertiesBuf::new();
         if let Some(words) = words {
             properties.push(Property::ReasonString(words));
         }
         let with_words = properties.as_properties();
         let sent = [with_words, Properties::EMPTY].into_iter().any(|properties| {
-            self.send(conn, &Packet::PubAck(Ack { packet_id, reason, properties }), version, bytes_max)
+            let ack = Ack { packet_id: answer.packet_id, reason: answer.reason, properties };
+            let packet = match answer.kind {
+                AckKind::PubAck => Packet::PubAck(ack),
+                AckKind::PubRec => Packet::PubRec(ack),
+            };
+            self.send(conn, &packet, version, bytes_max)
         });
         if !sent {
             self.close(conn, CloseReason::AnswerTooLarge, now);

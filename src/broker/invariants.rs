@@ -9,7 +9,8 @@ impl Broker {
             return;
         }
         self.gate.check_invariants();
-        self.devices.check_invariants();
+        self.identities.check_invariants();
+        self.subscriptions.check_invariants();
         self.check_batch();
         self.check_connections();
     }
@@ -32,6 +33,7 @@ impl Broker {
     fn check_connections(&self) {
         let mut waiting = 0;
         let mut from_addresses = 0;
+        let (mut subscriptions, mut queued_bytes) = (0, 0);
         for (conn, connection) in self.connections.iter() {
             from_addresses += 1;
             waiting += usize::from(connection.phase.is_unauthenticated());
@@ -42,12 +44,16 @@ impl Broker {
                         "{conn:?} may be silent for ever"
                     );
                     assert_eq!(
-                        session.unacknowledged as usize,
+                        session.unanswered as usize,
                         self.gate.held_for(conn),
                         "{conn:?} is owed an answer"
                     );
-                    assert!(self.devices.connections(session.device).contains(&conn));
-                    assert!(connection.partial.len() < self.limits.packet_bytes as usize);
+                    session.outgoing.check_invariants();
+                    assert!(session.subscriptions.len() <= session.subscriptions_max(&self.limits));
+                    subscriptions += session.subscriptions.len();
+                    queued_bytes += session.outgoing.waiting_bytes();
+                    assert!(self.identities.connections(session.identity).contains(&conn));
+                    assert!(connection.partial.len() < session.packet_bytes_max(&self.limits) as usize);
                     if !connection.partial.is_empty() {
                         assert!(
                             self.deadlines.is_armed(Deadline::Packet(conn)),
@@ -61,6 +67,9 @@ impl Broker {
                 Phase::Closing => assert!(connection.partial.is_empty()),
             }
         }
+        assert_eq!(subscriptions, self.subscriptions.len(), "a subscription without its subscriber");
+        assert_eq!(queued_bytes, self.queued_bytes);
+        assert!(self.to_route.is_empty(), "a message nobody will route");
         assert_eq!(waiting, self.unauthenticated.len());
         assert_eq!(from_addresses, self.per_address.values().map(|count| *count as usize).sum::<usize>());
     }

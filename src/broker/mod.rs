@@ -21,6 +21,9 @@ mod ingest;
 mod invariants;
 mod notices;
 mod refusals;
+mod routing;
+mod subscribing;
+pub mod subscription_tree;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -31,7 +34,7 @@ use std::{
 use crate::{
     byte_queue::ByteQueue,
     clock::{Mono, Now, Wall},
-    identity::Identity,
+    identity::{DeviceGrants, Identity},
     ids::{ConnId, IdentityId, Seq},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, encode},
@@ -39,12 +42,14 @@ use crate::{
     session::CloseReason,
 };
 
-use access::DeviceTable;
+use access::IdentityTable;
 use commit_gate::{CommitGate, Ticket};
 use connections::{Connection, Connections, Phase};
 use deadlines::Deadlines;
 use notices::Notices;
 use refusals::Refusals;
+use routing::{Announcement, Encoded, Routed};
+use subscription_tree::{Subscriber, SubscriptionTree, Terms};
 
 /// How long a connection without CONNECT is safe from making room for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -89,13 +94,20 @@ pub struct Counters {
     pub connections_faulted: u64,
     /// Batches on disk.
     pub commits: u64,
+    /// Messages sent to subscribers.
+    pub messages_sent: u64,
+    /// Messages not sent to a subscriber that did not keep up, or takes no packet of their size.
+    pub messages_dropped: u64,
+    /// Messages whose time was over before they could be sent.
+    pub messages_expired: u64,
 }
 
 /// The broker's core; see the module's text for how it is driven.
 pub struct Broker {
     limits: Limits,
     connections: Connections,
-    devices: DeviceTable,
+    identities: IdentityTable,
+    grants: DeviceGrants,
     gate: CommitGate,
     store: StoreState,
     batch: Batch,
@@ -117,15 +129,31 @@ pub struct Broker {
     assigned_ids: u64,
     seed: u64,
     encoded: Vec<u8>,
+    subscriptions: SubscriptionTree,
+    to_route: VecDeque<Routed>,
+    /// What devices sent, for local clients, until it is on disk.
+    announcements: VecDeque<Announcement>,
+    /// Bytes of messages that wait for all connections together.
+    queued_bytes: usize,
+    matches: Vec<(Subscriber, Terms)>,
+    encoded_publish: Encoded,
 }
 
 impl Broker {
-    /// A broker over a journal whose last reading is `last_seq`; `seed` makes assigned client ids unguessable.
-    pub fn new(limits: Limits, devices: Vec<Identity>, last_seq: Seq, seed: u64) -> Self {
+    /// A broker over a journal whose last reading is `last_seq`; `grants` are the rights of devices beyond the device
+    /// API, and `seed` makes assigned client ids unguessable.
+    pub fn new(
+        limits: Limits,
+        identities: Vec<Identity>,
+        grants: DeviceGrants,
+        last_seq: Seq,
+        seed: u64,
+    ) -> Self {
         Self {
             limits,
             connections: Connections::default(),
-            devices: DeviceTable::new(devices),
+            identities: IdentityTable::new(identities),
+            grants,
             gate: CommitGate::default(),
             store: StoreState::Ready,
             batch: Batch::default(),
@@ -145,6 +173,12 @@ impl Broker {
             assigned_ids: 0,
             seed,
             encoded: Vec::new(),
+            subscriptions: SubscriptionTree::default(),
+            to_route: VecDeque::new(),
+            announcements: VecDeque::new(),
+            queued_bytes: 0,
+            matches: Vec::new(),
+            encoded_publish: Encoded::default(),
         }
     }
 
@@ -160,9 +194,9 @@ impl Broker {
         self.connections.len()
     }
 
-    /// Devices in the registry.
-    pub fn device_count(&self) -> usize {
-        self.devices.count()
+    /// Devices and local clients in the registry.
+    pub fn identity_count(&self) -> usize {
+        self.identities.count()
     }
 
     /// Whether the store takes readings.
@@ -196,10 +230,12 @@ impl Broker {
     /// Whether bytes of `conn` are welcome. If not, they stay in the socket, and TCP slows the peer down.
     pub fn wants_bytes(&self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get(conn) else { return false };
-        match connection.phase {
+        match &connection.phase {
             Phase::Waiting | Phase::Closing => false,
-            Phase::AwaitingConnect | Phase::Waited | Phase::Active(_) => {
-                connection.outbox.len() < self.limits.outbox_bytes as usize && !self.is_commit_urgent()
+            Phase::AwaitingConnect | Phase::Waited => self.may_read(connection),
+            Phase::Active(session) => {
+                let only_publishes = !session.rights.is_device() && session.outgoing.is_idle();
+                self.may_read(connection) && !(only_publishes && self.is_memory_short())
             }
         }
     }
@@ -208,6 +244,15 @@ impl Broker {
     pub fn is_commit_urgent(&self) -> bool {
         self.batch.records.len() + self.batch.quarantined.len() >= self.limits.commit_records as usize
             || self.batch_bytes >= self.limits.commit_bytes as usize
+    }
+
+    fn may_read(&self, connection: &Connection) -> bool {
+        connection.outbox.len() < self.limits.outbox_bytes as usize && !self.is_commit_urgent()
+    }
+
+    /// Whether so much waits for subscribers that local clients which only publish must wait too.
+    fn is_memory_short(&self) -> bool {
+        self.queued_bytes >= self.limits.queue_memory_bytes as usize
     }
 
     // ---- what happens -----------------------------------------------------------------------------------
@@ -235,12 +280,20 @@ impl Broker {
             self.deadlines.arm(Deadline::Connect(conn), now.mono + self.limits.connect_timeout());
             self.make_room(now);
         }
+        self.route_pending(now);
         self.check_invariants();
     }
 
     /// The peer closed the connection, or it failed underneath.
     pub fn handle_disconnected(&mut self, conn: ConnId, reason: CloseReason, now: Now) {
         self.close(conn, reason, now);
+        self.route_pending(now);
+        self.check_invariants();
+    }
+
+    /// The socket of `conn` took bytes of its output: more of what waits for it may follow.
+    pub fn handle_written(&mut self, conn: ConnId, now: Now) {
+        self.pump(conn, now);
         self.check_invariants();
     }
 
@@ -256,10 +309,11 @@ impl Broker {
     }
 
     /// The registry was changed by somebody: connections that lost their right are closed.
-    pub fn handle_registry(&mut self, devices: Vec<Identity>, now: Now) {
-        for conn in self.devices.replace(devices) {
+    pub fn handle_registry(&mut self, identities: Vec<Identity>, now: Now) {
+        for conn in self.identities.replace(identities) {
             self.close(conn, CloseReason::CredentialsChanged, now);
         }
+        self.route_pending(now);
         self.check_invariants();
     }
 
@@ -272,10 +326,12 @@ impl Broker {
         self.store = StoreState::Ready;
         self.counters.commits += 1;
         self.counters.readings_stored += self.committing as u64;
+        self.release_announcements(through);
         let released: Vec<_> = self.gate.release(through).collect();
         for ack in released {
             self.on_released(ack, now);
         }
+        self.route_pending(now);
         self.check_invariants();
     }
 
@@ -287,11 +343,13 @@ impl Broker {
         self.batch = Batch::default();
         self.batch_bytes = 0;
         self.commit_due = false;
+        self.announcements.clear();
         self.deadlines.cancel(Deadline::Commit);
         let cut_off: BTreeSet<ConnId> = self.gate.give_up().map(|ack| ack.conn).collect();
         for conn in cut_off {
             self.close(conn, CloseReason::StoreFailed, now);
         }
+        self.route_pending(now);
         self.check_invariants();
     }
 
@@ -315,6 +373,7 @@ impl Broker {
         for conn in all {
             self.close(conn, CloseReason::ShuttingDown, now);
         }
+        self.route_pending(now);
         self.commit_due = !self.batch.is_empty();
         self.seen_due = true;
     }
@@ -332,6 +391,7 @@ impl Broker {
                 Deadline::Wait(conn) => self.on_wait_over(conn, now),
             }
         }
+        self.route_pending(now);
         self.check_invariants();
     }
 
@@ -386,7 +446,7 @@ impl Broker {
         if !std::mem::take(&mut self.seen_due) {
             return None;
         }
-        Some(self.devices.take_seen()).filter(|seen| !seen.is_empty())
+        Some(self.identities.take_seen()).filter(|seen| !seen.is_empty())
     }
 
     // ---- inside -----------------------------------------------------------------------------------------

@@ -219,9 +219,9 @@ impl EventLoop {
         let counters = self.broker.counters();
         let storing = if self.broker.is_storing() { "" } else { "NOT STORING; " };
         format!(
-            "{storing}{} connections, {} devices, {} readings stored, {} payloads quarantined",
+            "{storing}{} connections, {} devices and clients, {} readings stored, {} payloads quarantined",
             self.broker.connection_count(),
-            self.broker.device_count(),
+            self.broker.identity_count(),
             counters.readings_stored,
             counters.payloads_quarantined
         )

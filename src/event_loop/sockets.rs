@@ -172,9 +172,12 @@ impl EventLoop {
             return;
         };
         let Some(outbox) = self.broker.output(conn) else { return };
-        if let WriteOutcome::Failed(error) = socket.connection.write(outbox) {
-            log::debug!("{conn:?}: cannot send: {error}");
-            self.broker.handle_disconnected(conn, CloseReason::TransportFailed, now);
+        match socket.connection.write(outbox) {
+            WriteOutcome::Failed(error) => {
+                log::debug!("{conn:?}: cannot send: {error}");
+                self.broker.handle_disconnected(conn, CloseReason::TransportFailed, now);
+            }
+            _ => self.broker.handle_written(conn, now),
         }
     }
 

@@ -8,6 +8,7 @@ use slab::Slab;
 use crate::{
     broker::Broker,
     clock::Now,
+    identity::DeviceGrants,
     limits::Limits,
     net::{
         chance,
@@ -114,7 +115,13 @@ impl EventLoop {
         let registry = Registry::open(&data_dir, &options)?;
         let buffer =
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
-        let broker = Broker::new(setup.limits, registry.devices()?, buffer.last_seq(), seed()?);
+        let broker = Broker::new(
+            setup.limits,
+            registry.devices()?,
+            DeviceGrants::default(),
+            buffer.last_seq(),
+            seed()?,
+        );
         let tls = match &setup.certificate {
             Some(files) => Some(tls::load_server_config(&files.certificate, &files.key)?),
             None => None,

@@ -41,17 +41,21 @@ pub enum CloseReason {
     KeepAliveTimeout,
     /// The packet's header announced more than `packet_bytes`, or `connect_bytes` for a CONNECT.
     PacketTooLarge,
-    /// A PUBLISH or will with QoS 2, which the CONNACK ruled out.
-    QoSNotSupported,
-    /// More unacknowledged QoS 1 messages than the Receive Maximum. [MQTT-3.3.4-7]
+    /// A PUBLISH with RETAIN, which the CONNACK ruled out. [MQTT-3.2.2-14]
+    RetainNotSupported,
+    /// An acknowledgement of another kind than its message calls for. [§4.3]
+    AnswerOutOfPlace,
+    /// More waits for it than may: what is lost it learns by starting anew. [§4.1.0]
+    QueueFull,
+    /// More unacknowledged QoS 1 and 2 messages than the Receive Maximum. [MQTT-3.3.4-7]
     ReceiveMaximumExceeded,
-    /// A topic alias, though none were offered. [MQTT-3.3.2-9]
+    /// A topic alias above the Topic Alias Maximum, or one that stands for nothing yet. [MQTT-3.3.2-9]
     TopicAliasInvalid,
     /// A subscription identifier in a PUBLISH to the server. [MQTT-3.3.4-6]
     SubscriptionIdentifierInPublish,
     /// A topic longer or deeper than `topic_bytes` and `topic_levels`.
     TopicTooLong,
-    /// A publish outside the device's rights, before version 5.
+    /// A publish outside its rights, before version 5.
     TopicNotAllowed,
     /// More filters in one packet than `filters_per_packet`.
     TooManyFilters,
@@ -100,12 +104,14 @@ impl CloseReason {
             Self::SecondConnect
             | Self::UnexpectedPacket(_)
             | Self::SubscriptionIdentifierInPublish
+            | Self::AnswerOutOfPlace
             | Self::SessionExpiryRaised
             | Self::ReasonOfServer(_) => ReasonCode::ProtocolError,
             Self::PacketTimeout => ReasonCode::MalformedPacket,
             Self::KeepAliveTimeout => ReasonCode::KeepAliveTimeout,
             Self::PacketTooLarge | Self::TooManyUserProperties => ReasonCode::PacketTooLarge,
-            Self::QoSNotSupported => ReasonCode::QoSNotSupported,
+            Self::RetainNotSupported => ReasonCode::RetainNotSupported,
+            Self::QueueFull => ReasonCode::QuotaExceeded,
             Self::ReceiveMaximumExceeded => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAliasInvalid => ReasonCode::TopicAliasInvalid,
             Self::TopicTooLong => ReasonCode::TopicNameInvalid,
@@ -154,7 +160,9 @@ impl CloseReason {
             Self::PacketTimeout => "packet timeout",
             Self::KeepAliveTimeout => "keep-alive timeout",
             Self::PacketTooLarge => "packet too large",
-            Self::QoSNotSupported => "QoS not supported",
+            Self::RetainNotSupported => "retain not supported",
+            Self::AnswerOutOfPlace => "answer out of place",
+            Self::QueueFull => "queue full",
             Self::ReceiveMaximumExceeded => "receive maximum exceeded",
             Self::TopicAliasInvalid => "topic alias invalid",
             Self::SubscriptionIdentifierInPublish => "subscription identifier in PUBLISH",
@@ -195,8 +203,10 @@ impl fmt::Display for CloseReason {
             Self::ConnectTimeout => f.write_str("no CONNECT arrived in time"),
             Self::PacketTimeout => f.write_str("a packet was begun and not finished in time"),
             Self::KeepAliveTimeout => f.write_str("nothing heard for one and a half keep-alives"),
-            Self::QoSNotSupported => f.write_str("QoS 2 is not offered"),
-            Self::TopicNotAllowed => f.write_str("it published to a topic that devices have no right to"),
+            Self::RetainNotSupported => f.write_str("it published with RETAIN, which is not offered"),
+            Self::AnswerOutOfPlace => f.write_str("it acknowledged a message as if it had another QoS"),
+            Self::QueueFull => f.write_str("it does not keep up: more messages wait for it than may"),
+            Self::TopicNotAllowed => f.write_str("it published to a topic it has no right to"),
             Self::TooManyOfDevice => f.write_str("the device opened more connections than connections_per_device"),
             Self::TooManyConnections => f.write_str("all connections are taken (limit `connections`)"),
             Self::TooManyFromAddress => f.write_str("the address holds connections_per_address already"),

@@ -1,15 +1,20 @@
 //! CONNECT: who is let in, and on what terms. [§3.1]
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     device_api::topics::{self, DeviceTopic},
-    identity::Identity,
+    identity::{DeviceGrants, Identity},
     limits::Limits,
-    mqtt::{Connect, PropertiesBuf, Property, ProtocolVersion, QoS},
+    mqtt::{Connect, PropertiesBuf, Property, ProtocolVersion},
 };
 
-use super::{CloseReason, Refusal, Session, Will, properties_fit, topic_fits};
+use super::{
+    AccessRights, CloseReason, Message, Outgoing, Refusal, Session, Will, message, properties_fit, topic_fits,
+};
 
 /// Longest client id of version 3.1, in bytes. [MQTT 3.1 §3.1]
 const CLIENT_ID_BYTES_MAX_V31: usize = 23;
@@ -80,17 +85,19 @@ pub fn check_terms(connect: &Connect<'_>, limits: &Limits) -> Result<(), Rejecti
     }
 }
 
-/// Makes the session of `device`; `assigned` is the client id for a client that has none.
+/// Makes the session of `identity`; `assigned` is the client id for a client that has none.
 ///
 /// # Errors
-/// If the will is outside the device's rights.
+/// If the will is outside its rights.
 pub fn admit(
     connect: &Connect<'_>,
-    device: &Identity,
+    identity: &Identity,
+    grants: &DeviceGrants,
     assigned: impl FnOnce() -> String,
     limits: &Limits,
 ) -> Result<Admission, Rejection> {
-    let will = admit_will(connect, limits)?;
+    let rights = AccessRights::of(identity, grants);
+    let will = admit_will(connect, &rights, limits)?;
     let v5 = connect.version == ProtocolVersion::V5;
     let keep_alive_s = keep_alive_s(connect, limits);
     let client_id = match connect.client_id {
@@ -100,11 +107,19 @@ pub fn admit(
     Ok(Admission {
         session: Session {
             version: connect.version,
-            device: device.id,
-            name: device.name.clone(),
+            identity: identity.id,
+            name: identity.name.clone(),
+            rights,
             client_id,
             silence_max: Duration::from_millis(u64::from(keep_alive_s) * 1500),
-            unacknowledged: 0,
+            unanswered: 0,
+            unanswered_qos1: 0,
+            unreleased: BTreeSet::new(),
+            aliases: Vec::new(),
+            given_aliases: BTreeMap::new(),
+            given_aliases_max: given_aliases_max(connect, limits),
+            subscriptions: BTreeSet::new(),
+            outgoing: Outgoing::new(window(connect, limits)),
             answer_bytes_max: connect.properties.maximum_packet_size_bytes().unwrap_or(u32::MAX),
             wants_reason_strings: v5 && connect.properties.request_problem_information() != Some(false),
             will: will.map(Box::new),
@@ -126,13 +141,14 @@ impl Admission {
             properties.push(Property::SessionExpiryInterval(0));
         }
         properties.push(Property::ReceiveMaximum(u16::try_from(limits.receive_maximum).unwrap_or(u16::MAX)));
-        properties.push(Property::MaximumQoS(QoS::AtLeastOnce));
-        properties.push(Property::MaximumPacketSize(limits.packet_bytes));
+        properties.push(Property::RetainAvailable(false));
+        properties.push(Property::MaximumPacketSize(self.session.packet_bytes_max(limits)));
         if self.assigned_client_id {
             properties.push(Property::AssignedClientIdentifier(&self.session.client_id));
         }
-        properties.push(Property::SubscriptionIdentifierAvailable(false));
-        properties.push(Property::SharedSubscriptionAvailable(false));
+        if let Some(aliases) = u16::try_from(limits.topic_aliases).ok().filter(|aliases| *aliases > 0) {
+            properties.push(Property::TopicAliasMaximum(aliases));
+        }
         if let Some(keep_alive_s) = self.server_keep_alive_s {
             properties.push(Property::ServerKeepAlive(keep_alive_s));
         }
@@ -151,18 +167,37 @@ fn keep_alive_s(connect: &Connect<'_>, limits: &Limits) -> u16 {
     }
 }
 
-fn admit_will(connect: &Connect<'_>, limits: &Limits) -> Result<Option<Will>, Rejection> {
+/// How many messages may be in flight to the client. [MQTT-3.3.4-9 of 5.0]
+fn window(connect: &Connect<'_>, limits: &Limits) -> u16 {
+    let own = u16::try_from(limits.window).unwrap_or(u16::MAX);
+    connect.properties.receive_maximum().map_or(own, |theirs| theirs.min(own))
+}
+
+fn given_aliases_max(connect: &Connect<'_>, limits: &Limits) -> u16 {
+    let own = u16::try_from(limits.topic_aliases).unwrap_or(u16::MAX);
+    connect.properties.topic_alias_maximum().unwrap_or(0).min(own)
+}
+
+fn admit_will(
+    connect: &Connect<'_>,
+    rights: &AccessRights,
+    limits: &Limits,
+) -> Result<Option<Will>, Rejection> {
     let Some(will) = &connect.will else { return Ok(None) };
-    if will.qos == QoS::ExactlyOnce {
-        return Err(Refusal::WillQoS.into());
-    }
     if !topic_fits(will.topic, limits) || !properties_fit(&will.properties, limits) {
         return Err(Refusal::WillTopic.into());
     }
-    match topics::classify(will.topic.as_str()) {
-        DeviceTopic::Telemetry => {
-            Ok(Some(Will { topic: will.topic.as_str().into(), payload: will.payload.into() }))
-        }
-        DeviceTopic::UnknownHubTopic | DeviceTopic::Ordinary => Err(Refusal::WillTopic.into()),
+    let is_telemetry = rights.is_device() && topics::classify(will.topic.as_str()) == DeviceTopic::Telemetry;
+    if !is_telemetry && !rights.may_publish(will.topic) {
+        return Err(Refusal::WillTopic.into());
     }
+    // Telemetry is stored, whatever RETAIN says; other messages would have to be retained, and the CONNACK says no.
+    if will.retain && !is_telemetry && connect.version == ProtocolVersion::V5 {
+        return Err(Refusal::WillRetain.into());
+    }
+    Ok(Some(Will {
+        message: Message::of_will(will),
+        lives: message::expiry_span(will.properties),
+        is_telemetry,
+    }))
 }

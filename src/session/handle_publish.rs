@@ -1,4 +1,4 @@
-//! PUBLISH from a device: stored, set aside, answered or blamed. [§3.3]
+//! PUBLISH from a client: stored, set aside, routed, answered or blamed. [§3.3]
 
 use crate::{
     device_api::{
@@ -6,7 +6,7 @@ use crate::{
         topics::{self, DeviceTopic},
     },
     limits::Limits,
-    mqtt::{ProtocolVersion, Publish, QoS, ReasonCode},
+    mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName},
 };
 
 use super::{CloseReason, Session, properties_fit, topic_fits};
@@ -18,26 +18,50 @@ pub enum Verdict {
     Store(Vec<Reading>),
     /// The payload goes to quarantine, for this reason.
     SetAside(TelemetryError),
-    /// Nothing is kept; QoS 1 is answered with this code, before version 5 with a plain PUBACK.
+    /// It goes to whoever subscribed.
+    Route,
+    /// It is here already and was not released: it is answered again and nothing else. [MQTT-4.3.3-10 of 5.0]
+    Repeat,
+    /// Nothing is kept; QoS 1 and 2 are answered with this code, before version 5 with a plain answer.
     Answer(ReasonCode),
     /// The connection ends.
     Close(CloseReason),
 }
 
-/// Judges a PUBLISH of `session`.
-pub fn judge(publish: &Publish<'_>, session: &Session, limits: &Limits) -> Verdict {
-    match publish.qos {
-        QoS::AtMostOnce => {}
-        QoS::AtLeastOnce if exceeds_receive_maximum(session, limits) => {
-            return Verdict::Close(CloseReason::ReceiveMaximumExceeded);
-        }
-        QoS::AtLeastOnce => {}
-        QoS::ExactlyOnce => return Verdict::Close(CloseReason::QoSNotSupported),
+/// Takes the alias of a PUBLISH into account; gives back the topic it stands for, if that is all there is.
+///
+/// # Errors
+/// If the alias is over its maximum, or stands for nothing. [MQTT-3.3.2-9], [§3.3.2.3.4]
+pub fn take_alias(
+    publish: &Publish<'_>,
+    aliases: &mut Vec<Option<Box<str>>>,
+    limits: &Limits,
+) -> Result<Option<Box<str>>, CloseReason> {
+    let alias = if publish.properties.is_empty() { None } else { publish.properties.topic_alias() };
+    let Some(alias) = alias else {
+        return if publish.topic.is_some() { Ok(None) } else { Err(CloseReason::TopicAliasInvalid) };
+    };
+    if u32::from(alias) > limits.topic_aliases {
+        return Err(CloseReason::TopicAliasInvalid);
     }
+    let at = usize::from(alias) - 1;
+    let Some(topic) = publish.topic else {
+        let known = aliases.get(at).cloned().flatten();
+        return known.map(Some).ok_or(CloseReason::TopicAliasInvalid);
+    };
+    if !topic_fits(topic, limits) {
+        return Err(CloseReason::TopicTooLong);
+    }
+    if aliases.len() <= at {
+        aliases.resize(at + 1, None);
+    }
+    aliases[at] = Some(topic.as_str().into());
+    Ok(None)
+}
+
+/// Judges a PUBLISH of `session` to `topic`.
+pub fn judge(publish: &Publish<'_>, topic: TopicName<'_>, session: &Session, limits: &Limits) -> Verdict {
     if !publish.properties.is_empty() {
-        if publish.properties.topic_alias().is_some() {
-            return Verdict::Close(CloseReason::TopicAliasInvalid);
-        }
         if publish.properties.subscription_identifiers().next().is_some() {
             return Verdict::Close(CloseReason::SubscriptionIdentifierInPublish);
         }
@@ -45,18 +69,21 @@ pub fn judge(publish: &Publish<'_>, session: &Session, limits: &Limits) -> Verdi
             return Verdict::Close(CloseReason::TooManyUserProperties);
         }
     }
-    let Some(topic) = publish.topic else { return Verdict::Close(CloseReason::TopicAliasInvalid) };
+    if publish.qos == QoS::ExactlyOnce && publish.packet_id.is_some_and(|id| is_unreleased(session, id)) {
+        return Verdict::Repeat;
+    }
+    if exceeds_receive_maximum(publish, session, limits) {
+        return Verdict::Close(CloseReason::ReceiveMaximumExceeded);
+    }
     if !topic_fits(topic, limits) {
         return Verdict::Close(CloseReason::TopicTooLong);
     }
     match topics::classify(topic.as_str()) {
-        DeviceTopic::Telemetry => judge_telemetry(publish.payload),
-        DeviceTopic::UnknownHubTopic => Verdict::Answer(ReasonCode::TopicNameInvalid),
-        DeviceTopic::Ordinary if session.version == ProtocolVersion::V5 => {
-            Verdict::Answer(ReasonCode::NotAuthorized)
+        DeviceTopic::Telemetry if session.rights.is_device() => judge_telemetry(publish.payload),
+        DeviceTopic::UnknownHubTopic if session.rights.is_device() => {
+            Verdict::Answer(ReasonCode::TopicNameInvalid)
         }
-        // Before version 5 there is no way to say no but to close. [MQTT-3.3.5-2]
-        DeviceTopic::Ordinary => Verdict::Close(CloseReason::TopicNotAllowed),
+        _ => judge_ordinary(publish, topic, session),
     }
 }
 
@@ -68,7 +95,29 @@ pub fn judge_telemetry(payload: &[u8]) -> Verdict {
     }
 }
 
-/// Only version 5 clients were told a Receive Maximum.
-fn exceeds_receive_maximum(session: &Session, limits: &Limits) -> bool {
-    session.version == ProtocolVersion::V5 && session.unacknowledged >= limits.receive_maximum
+fn judge_ordinary(publish: &Publish<'_>, topic: TopicName<'_>, session: &Session) -> Verdict {
+    let v5 = session.version == ProtocolVersion::V5;
+    match (session.rights.may_publish(topic), v5) {
+        // Version 5 was told that nothing is retained; before it RETAIN is one message's flag and no more.
+        (true, true) if publish.retain => Verdict::Close(CloseReason::RetainNotSupported),
+        (true, _) => Verdict::Route,
+        (false, true) => Verdict::Answer(ReasonCode::NotAuthorized),
+        // Before version 5 there is no way to say no but to close. [MQTT-3.3.5-2]
+        (false, false) => Verdict::Close(CloseReason::TopicNotAllowed),
+    }
+}
+
+fn is_unreleased(session: &Session, packet_id: PacketId) -> bool {
+    session.unreleased.contains(&packet_id)
+}
+
+/// Only version 5 clients were told a Receive Maximum; identifiers of QoS 2 are kept for any, and bounded for any.
+fn exceeds_receive_maximum(publish: &Publish<'_>, session: &Session, limits: &Limits) -> bool {
+    let max = limits.receive_maximum as usize;
+    match publish.qos {
+        QoS::AtMostOnce => false,
+        _ if session.version == ProtocolVersion::V5 => session.incoming_in_flight() >= max,
+        QoS::AtLeastOnce => false,
+        QoS::ExactlyOnce => session.unreleased.len() >= max,
+    }
 }

@@ -1,44 +1,58 @@
-//! SUBSCRIBE and UNSUBSCRIBE: there is nothing to be had yet, and every filter is told so. [§3.8], [§3.10]
+//! SUBSCRIBE and UNSUBSCRIBE: which filters are granted, and which are refused with what code. [§3.8], [§3.10]
 
 use crate::{
     device_api::topics,
     limits::Limits,
-    mqtt::{Properties, ProtocolVersion, ReasonCode, Subscribe, TopicFilter, Unsubscribe},
+    mqtt::{Properties, ProtocolVersion, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe},
 };
 
 use super::{CloseReason, Session, filter_fits, properties_fit};
 
-/// One code per filter, in their order. [MQTT-3.8.4-6]
+/// Checks what ends the connection whatever the filters are worth.
 ///
 /// # Errors
 /// If the packet is over a bound.
-pub fn judge_subscribe(
-    subscribe: &Subscribe<'_>,
-    session: &Session,
-    limits: &Limits,
-) -> Result<Vec<ReasonCode>, CloseReason> {
-    check_bounds(subscribe.filters.len(), &subscribe.properties, limits)?;
-    if subscribe.properties.subscription_identifiers().next().is_some() {
-        // The CONNACK said that there are none. [§3.2.2.3.12]
-        return Ok(vec![ReasonCode::SubscriptionIdentifiersNotSupported; subscribe.filters.len()]);
-    }
-    Ok(subscribe.filters.iter().map(|(filter, _)| refuse_filter(*filter, session.version, limits)).collect())
+pub fn check_subscribe(subscribe: &Subscribe<'_>, limits: &Limits) -> Result<(), CloseReason> {
+    check_bounds(subscribe.filters.len(), &subscribe.properties, limits)
 }
 
-/// One code per filter; before version 5 there are none to give. [MQTT-3.10.4-4]
+/// Checks what ends the connection whatever the filters are worth.
 ///
 /// # Errors
 /// If the packet is over a bound.
-pub fn judge_unsubscribe(
-    unsubscribe: &Unsubscribe<'_>,
-    session: &Session,
-    limits: &Limits,
-) -> Result<Vec<ReasonCode>, CloseReason> {
-    check_bounds(unsubscribe.filters.len(), &unsubscribe.properties, limits)?;
-    Ok(match session.version {
-        ProtocolVersion::V5 => vec![ReasonCode::NoSubscriptionExisted; unsubscribe.filters.len()],
+pub fn check_unsubscribe(unsubscribe: &Unsubscribe<'_>, limits: &Limits) -> Result<(), CloseReason> {
+    check_bounds(unsubscribe.filters.len(), &unsubscribe.properties, limits)
+}
+
+/// The code for one filter: the QoS granted, or why it is refused. Before version 5 a refusal is sent as 0x80.
+pub fn judge_filter(filter: TopicFilter<'_>, qos: QoS, session: &Session, limits: &Limits) -> ReasonCode {
+    let plain = filter.share().map_or(filter, |(_, filter)| filter);
+    if filter.is_malformed_share() || !filter_fits(filter, limits) {
+        return ReasonCode::TopicFilterInvalid;
+    }
+    if !session.rights.may_subscribe(plain) {
+        // The hub has its own code for what it does not serve.
+        let of_the_hub = session.rights.is_device() && topics::is_hub_filter(plain.as_str());
+        return if of_the_hub { ReasonCode::TopicFilterInvalid } else { ReasonCode::NotAuthorized };
+    }
+    let is_new = !session.subscriptions.contains(filter.as_str());
+    if is_new && session.subscriptions.len() >= session.subscriptions_max(limits) {
+        return ReasonCode::QuotaExceeded;
+    }
+    match qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+    }
+}
+
+/// What UNSUBACK carries: one code per filter, and before version 5 none. [MQTT-3.11.3-1]
+pub fn unsuback_reasons(were_there: &[bool], version: ProtocolVersion) -> Vec<ReasonCode> {
+    let code = |there: &bool| if *there { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
+    match version {
+        ProtocolVersion::V5 => were_there.iter().map(code).collect(),
         ProtocolVersion::V31 | ProtocolVersion::V311 => Vec::new(),
-    })
+    }
 }
 
 fn check_bounds(filters: usize, properties: &Properties<'_>, limits: &Limits) -> Result<(), CloseReason> {
@@ -49,17 +63,4 @@ fn check_bounds(filters: usize, properties: &Properties<'_>, limits: &Limits) ->
         return Err(CloseReason::TooManyUserProperties);
     }
     Ok(())
-}
-
-fn refuse_filter(filter: TopicFilter<'_>, version: ProtocolVersion, limits: &Limits) -> ReasonCode {
-    if version != ProtocolVersion::V5 {
-        return ReasonCode::UnspecifiedError;
-    }
-    if filter.as_str().starts_with("$share/") {
-        return ReasonCode::SharedSubscriptionsNotSupported;
-    }
-    if !filter_fits(filter, limits) || topics::is_hub_filter(filter.as_str()) {
-        return ReasonCode::TopicFilterInvalid;
-    }
-    ReasonCode::NotAuthorized
 }

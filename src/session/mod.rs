@@ -15,17 +15,26 @@ pub mod close_reason;
 pub mod handle_connect;
 pub mod handle_publish;
 pub mod handle_subscribe;
+pub mod message;
+pub mod outgoing;
 pub mod refusal;
+pub mod rights;
 
 pub use close_reason::CloseReason;
+pub use message::Message;
+pub use outgoing::{Delivery, Outgoing};
 pub use refusal::Refusal;
+pub use rights::AccessRights;
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     ids::{DeviceName, IdentityId},
     limits::Limits,
-    mqtt::{Properties, ProtocolVersion, TopicFilter, TopicName},
+    mqtt::{PacketId, Properties, ProtocolVersion, TopicFilter, TopicName},
 };
 
 /// A client that was let in.
@@ -34,30 +43,80 @@ pub struct Session {
     /// What it speaks.
     pub version: ProtocolVersion,
     /// Whose token it has.
-    pub device: IdentityId,
-    /// That device's name.
+    pub identity: IdentityId,
+    /// That identity's name.
     pub name: DeviceName,
-    /// Its client id, given or assigned; with `device` the session's key.
+    /// What it may publish and subscribe to.
+    pub rights: AccessRights,
+    /// Its client id, given or assigned; with `identity` the session's key.
     pub client_id: Box<str>,
     /// Silence after which it is gone: one and a half keep-alives. [MQTT-3.1.2-24]
     pub silence_max: Duration,
-    /// QoS 1 messages received and not yet acknowledged.
-    pub unacknowledged: u32,
+    /// Messages received whose PUBACK or PUBREC waits for a commit.
+    pub unanswered: u32,
+    /// Those of them that are of QoS 1.
+    pub unanswered_qos1: u32,
+    /// QoS 2 messages received and not yet released. [MQTT-4.3.3-10 of 5.0]
+    pub unreleased: BTreeSet<PacketId>,
+    /// Topics its aliases stand for, by alias less one. [§3.3.2.3.4]
+    pub aliases: Vec<Option<Box<str>>>,
+    /// Aliases it was given for topics; never more than it takes.
+    pub given_aliases: BTreeMap<Box<str>, u16>,
+    /// How many aliases it takes. [§3.1.2.11.5]
+    pub given_aliases_max: u16,
+    /// What it subscribed to, as it wrote it.
+    pub subscriptions: BTreeSet<Box<str>>,
+    /// What waits for it.
+    pub outgoing: Outgoing,
     /// Largest packet it takes, in bytes. [§3.1.2.11.4]
     pub answer_bytes_max: u32,
     /// Whether it takes reason strings and user properties on other packets than CONNACK, PUBLISH and DISCONNECT.
     pub wants_reason_strings: bool,
-    /// What to store should the connection end badly.
+    /// What to publish should the connection end badly.
     pub will: Option<Box<Will>>,
 }
 
-/// A will for the device's own telemetry; other topics are refused at CONNECT.
+/// A message left for the day the connection ends badly. [§3.1.2.5]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Will {
-    /// Where to publish it.
-    pub topic: Box<str>,
-    /// What to publish.
-    pub payload: Box<[u8]>,
+    /// What is published.
+    pub message: Message,
+    /// How long it lives once it is published.
+    pub lives: Option<Duration>,
+    /// Whether it is a device's telemetry, to be stored.
+    pub is_telemetry: bool,
+}
+
+impl Session {
+    /// QoS 1 and 2 messages received whose exchange is not over: what Receive Maximum bounds. [§3.3.4]
+    pub fn incoming_in_flight(&self) -> usize {
+        self.unanswered_qos1 as usize + self.unreleased.len()
+    }
+
+    /// Most subscriptions it may have.
+    pub fn subscriptions_max(&self, limits: &Limits) -> usize {
+        let max =
+            if self.rights.is_device() { limits.device_subscriptions } else { limits.client_subscriptions };
+        max as usize
+    }
+
+    /// Most messages that may wait for it.
+    pub fn queue_max(&self, limits: &Limits) -> usize {
+        let max =
+            if self.rights.is_device() { limits.device_queue_messages } else { limits.client_queue_messages };
+        max as usize
+    }
+
+    /// Most bytes of messages that may wait for it.
+    pub fn queue_bytes_max(&self, limits: &Limits) -> usize {
+        let max = if self.rights.is_device() { limits.device_queue_bytes } else { limits.queue_memory_bytes };
+        max as usize
+    }
+
+    /// Largest packet it may send, in bytes.
+    pub fn packet_bytes_max(&self, limits: &Limits) -> u32 {
+        if self.rights.is_device() { limits.packet_bytes } else { limits.client_packet_bytes }
+    }
 }
 
 /// Whether `topic` is within the configured bounds.

@@ -25,8 +25,8 @@ pub enum Refusal {
     AuthenticationMethod,
     /// The will's topic is outside the device's rights.
     WillTopic,
-    /// The will asks for QoS 2, which is not offered. [MQTT-3.2.2-12]
-    WillQoS,
+    /// The will is to be retained, which is not offered. [MQTT-3.2.2-13]
+    WillRetain,
     /// Protocol levels other than 3, 4 and 5. [MQTT-3.1.2-2]
     ProtocolLevel(u8),
     /// The store is not able to take readings.
@@ -42,11 +42,11 @@ impl Refusal {
                 ReasonCode::BadUserNameOrPassword
             }
             Self::AuthenticationMethod if v5 => ReasonCode::BadAuthenticationMethod,
-            Self::WillQoS if v5 => ReasonCode::QoSNotSupported,
+            Self::WillRetain if v5 => ReasonCode::RetainNotSupported,
             Self::UnknownToken | Self::EmptyToken | Self::PasswordOnly | Self::Anonymous => {
                 ReasonCode::NotAuthorized
             }
-            Self::AuthenticationMethod | Self::WillTopic | Self::WillQoS => ReasonCode::NotAuthorized,
+            Self::AuthenticationMethod | Self::WillTopic | Self::WillRetain => ReasonCode::NotAuthorized,
             Self::ClientIdOnly | Self::EmptyClientIdWithoutClean | Self::ClientIdLength => {
                 ReasonCode::ClientIdentifierNotValid
             }
@@ -64,7 +64,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::UnknownToken => "no enabled device has this access token",
+            Self::UnknownToken => "nobody enabled has this access token",
             Self::EmptyToken => "the user name is empty; it must be the device's access token",
             Self::ClientIdOnly | Self::Anonymous => "no user name; it must be the device's access token",
             Self::PasswordOnly => {
@@ -73,8 +73,8 @@ impl fmt::Display for Refusal {
             Self::EmptyClientIdWithoutClean => "an empty client id needs Clean Session",
             Self::ClientIdLength => "a version 3.1 client id must have 1 to 23 bytes",
             Self::AuthenticationMethod => "enhanced authentication is not offered",
-            Self::WillTopic => "the will's topic is outside the device's rights",
-            Self::WillQoS => "a will with QoS 2 is not offered",
+            Self::WillTopic => "the will's topic is outside its rights",
+            Self::WillRetain => "a retained will is not offered",
             Self::ProtocolLevel(level) => {
                 return write!(f, "protocol level {level} is not spoken here; 3, 4 and 5 are");
             }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use forebay::{
     broker::Broker,
     clock::{ClockState, Mono, Now},
-    identity::Identity,
+    identity::{DeviceGrants, Identity},
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
     record::Batch,
@@ -354,6 +354,7 @@ impl Gateway {
             Some(taken) => {
                 outbox.consume(taken);
                 socket.is_blocked = taken < bytes.len();
+                self.broker.handle_written(conn, room.now);
             }
             None => self.broker.handle_disconnected(conn, CloseReason::TransportFailed, room.now),
         }
@@ -465,7 +466,7 @@ impl Gateway {
 
 /// The one place where a broker is made.
 fn new_broker(limits: Limits, devices: Vec<Identity>, buffer: &Buffer, seed: u64) -> Broker {
-    Broker::new(limits, devices, buffer.last_seq(), seed)
+    Broker::new(limits, devices, DeviceGrants::default(), buffer.last_seq(), seed)
 }
 
 fn words(batch: &Batch) -> String {

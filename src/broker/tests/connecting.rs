@@ -256,7 +256,9 @@ fn version_5_is_told_the_terms() {
     let has = |bytes: &[u8]| connack.windows(bytes.len()).any(|window| window == bytes);
     assert!(has(&[0x11, 0, 0, 0, 0]), "session expiry zero: {connack:02x?}");
     assert!(has(&[0x21, 0, 20]), "receive maximum: {connack:02x?}");
-    assert!(has(&[0x24, 1]), "maximum QoS: {connack:02x?}");
+    assert!(!has(&[0x24, 1]), "every QoS: {connack:02x?}");
+    assert!(has(&[0x25, 0]), "nothing is retained: {connack:02x?}");
+    assert!(has(&[0x22, 0, 20]), "topic alias maximum: {connack:02x?}");
     assert!(has(&[0x27, 0, 1, 0, 0]), "maximum packet size: {connack:02x?}");
     assert!(has(&[0x13, 2, 88]), "server keep alive: {connack:02x?}");
 }
@@ -289,7 +291,7 @@ fn a_will_outside_the_devices_rights_is_refused() {
         assert_eq!(answer(&connect_with_will(4, topic, 0)).0, Some(0x05), "{topic}");
         assert_eq!(answer(&connect_with_will(5, topic, 0)).0, Some(0x87), "{topic}");
     }
-    assert_eq!(answer(&connect_with_will(5, "v1/devices/me/telemetry", 2)).0, Some(0x9b));
+    assert_eq!(answer(&connect_with_will(5, "v1/devices/me/telemetry", 2)).0, Some(0x00));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod closing;
 mod connecting;
+mod delivering;
 mod publishing;
 mod storing;
 
@@ -9,12 +10,12 @@ use std::{net::IpAddr, net::Ipv4Addr, time::Duration};
 
 use super::*;
 use crate::{
-    identity::{Role, TokenHash},
+    identity::{Rights, Role, TokenHash},
     ids::DeviceName,
     record::Record,
 };
 
-/// A broker with two devices, a store that can be told to fail, and a clock that stands still unless moved.
+/// A broker with two devices and a local client, a store that can be told to fail, and a clock that stands still unless moved.
 struct World {
     broker: Broker,
     now: Now,
@@ -26,6 +27,7 @@ struct World {
 
 const PUMP_TOKEN: &str = "PUMPTOKEN";
 const FAN_TOKEN: &str = "FANTOKEN";
+const PANEL_TOKEN: &str = "PANELTOKEN";
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 impl World {
@@ -37,13 +39,19 @@ impl World {
         let mut limits = Limits::default();
         change(&mut limits);
         Self {
-            broker: Broker::new(limits, devices(), Seq(0), 7),
+            broker: Broker::new(limits, identities(), DeviceGrants::default(), Seq(0), 7),
             now: Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) },
             stored: Vec::new(),
             quarantined: Vec::new(),
             store_works: true,
             next_slot: 0,
         }
+    }
+
+    /// The same, with `grants` for devices.
+    fn with_grants(grants: DeviceGrants) -> Self {
+        let world = Self::new();
+        Self { broker: Broker::new(Limits::default(), identities(), grants, Seq(0), 7), ..world }
     }
 
     /// A connection that has sent nothing.
@@ -126,11 +134,12 @@ impl World {
     }
 }
 
-fn devices() -> Vec<Identity> {
+fn identities() -> Vec<Identity> {
     [("pump", PUMP_TOKEN), ("fan", FAN_TOKEN)]
         .into_iter()
         .zip(1..)
         .map(|((name, token), id)| device(id, name, token))
+        .chain([Identity { role: Role::Client(Rights::default()), ..device(3, "panel", PANEL_TOKEN) }])
         .collect()
 }
 

@@ -13,7 +13,7 @@ use std::{
 use forebay::{
     broker::{Broker, commit_gate::Ticket},
     clock::{Mono, Now, Wall},
-    identity::{Identity, Role, TokenHash},
+    identity::{DeviceGrants, Identity, Role, TokenHash},
     ids::{ConnId, DeviceName, IdentityId, Seq},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, decode, parse_header},
@@ -75,7 +75,7 @@ impl World {
             limits.set(name, value).expect("a knob within its range");
         }
         Self {
-            broker: Broker::new(limits, devices(0), Seq(0), 7),
+            broker: Broker::new(limits, devices(0), DeviceGrants::default(), Seq(0), 7),
             now: Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) },
             clients: Default::default(),
             committing: None,

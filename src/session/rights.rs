@@ -1,0 +1,169 @@
+//! What an identity may publish and subscribe to; everything else is refused.
+
+use crate::{
+    device_api::topics,
+    identity::{DeviceGrants, Grant, Identity, Role},
+    mqtt::{TopicFilter, TopicName},
+};
+
+/// Where the broker tells local clients what devices sent; nobody else publishes there.
+pub const DEVICES_NAME_SPACE: &str = "devices/";
+/// What stands for the device's name in what the operator grants to devices.
+const DEVICE_PLACEHOLDER: &str = "{device}";
+
+/// The rights of one connection, fixed when it was let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRights {
+    publish: Grant,
+    subscribe: Grant,
+    is_device: bool,
+}
+
+impl AccessRights {
+    /// The rights of `identity`.
+    pub fn of(identity: &Identity, grants: &DeviceGrants) -> Self {
+        match &identity.role {
+            Role::Device => {
+                let name = identity.name.as_str();
+                let granted = |filters: &[String]| {
+                    // A name holds no wildcard and no slash, so it cannot widen a filter.
+                    Grant::Only(filters.iter().map(|f| f.replace(DEVICE_PLACEHOLDER, name)).collect())
+                };
+                Self {
+                    publish: granted(&grants.publish),
+                    subscribe: granted(&grants.subscribe),
+                    is_device: true,
+                }
+            }
+            Role::Client(rights) => Self {
+                publish: rights.publish.clone(),
+                subscribe: rights.subscribe.clone(),
+                is_device: false,
+            },
+        }
+    }
+
+    /// Whether it speaks the hub's device API.
+    pub fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// Whether it may publish to `topic`, the device API apart.
+    pub fn may_publish(&self, topic: TopicName<'_>) -> bool {
+        let text = topic.as_str();
+        if text.starts_with('$') || text.starts_with(DEVICES_NAME_SPACE) || topics::is_hub_filter(text) {
+            return false;
+        }
+        match &self.publish {
+            Grant::Ordinary => true,
+            Grant::Only(filters) => {
+                filters.iter().any(|filter| TopicFilter::parse(filter).is_ok_and(|f| f.matches(topic)))
+            }
+        }
+    }
+
+    /// Whether it may subscribe to `filter`, which is no shared subscription.
+    pub fn may_subscribe(&self, filter: TopicFilter<'_>) -> bool {
+        let text = filter.as_str();
+        match &self.subscribe {
+            Grant::Ordinary => !text.starts_with('$') && !topics::is_hub_filter(text),
+            Grant::Only(filters) => filters.iter().any(|granted| covers(granted, text)),
+        }
+    }
+}
+
+/// Whether everything that `filter` matches is matched by `granted`.
+fn covers(granted: &str, filter: &str) -> bool {
+    if filter.starts_with('$') && granted.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut wanted = filter.split('/');
+    for level in granted.split('/') {
+        match (level, wanted.next()) {
+            ("#", _) => return true,
+            ("+", Some(other)) if other != "#" => {}
+            (exact, Some(other)) if exact == other => {}
+            _ => return false,
+        }
+    }
+    wanted.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Wall,
+        identity::{Rights, TokenHash},
+        ids::{DeviceName, IdentityId},
+    };
+
+    fn identity(name: &str, role: Role) -> Identity {
+        Identity {
+            id: IdentityId(1),
+            name: DeviceName::parse(name).expect(name),
+            role,
+            token_hash: TokenHash::of("token"),
+            enabled: true,
+            created: Wall(0),
+            last_seen: None,
+        }
+    }
+
+    fn topic(text: &str) -> TopicName<'_> {
+        TopicName::parse(text).expect(text)
+    }
+
+    fn filter(text: &str) -> TopicFilter<'_> {
+        TopicFilter::parse(text).expect(text)
+    }
+
+    #[test]
+    fn a_device_has_no_rights_beyond_its_own_topics_unless_they_are_granted() {
+        let none = AccessRights::of(&identity("pump", Role::Device), &DeviceGrants::default());
+        for text in ["a", "devices/pump/telemetry", "v1/devices/me/attributes", "$SYS/x"] {
+            assert!(!none.may_publish(topic(text)), "{text}");
+            assert!(!none.may_subscribe(filter(text)), "{text}");
+        }
+        assert!(!none.may_subscribe(filter("#")));
+        let grants = DeviceGrants {
+            publish: vec!["state/{device}/#".to_owned()],
+            subscribe: vec!["command/{device}/+".to_owned()],
+        };
+        let pump = AccessRights::of(&identity("pump", Role::Device), &grants);
+        assert!(pump.may_publish(topic("state/pump/valve")) && !pump.may_publish(topic("state/fan/valve")));
+        assert!(pump.may_subscribe(filter("command/pump/open")));
+        assert!(pump.may_subscribe(filter("command/pump/+")));
+        for wider in ["command/pump/#", "command/+/open", "command/fan/open", "#", "command/pump"] {
+            assert!(!pump.may_subscribe(filter(wider)), "{wider}");
+        }
+    }
+
+    #[test]
+    fn a_local_client_has_everything_but_the_hubs_name_spaces_and_what_begins_with_a_dollar() {
+        let any =
+            AccessRights::of(&identity("red", Role::Client(Rights::default())), &DeviceGrants::default());
+        assert!(any.may_publish(topic("hall/lamp")) && any.may_subscribe(filter("#")));
+        assert!(any.may_subscribe(filter("devices/+/telemetry")));
+        for refused in ["v1/devices/me/telemetry", "v2/t", "/provision", "$SYS/x", "devices/pump/telemetry"] {
+            assert!(!any.may_publish(topic(refused)), "{refused}");
+        }
+        for refused in ["v1/#", "v2/+", "$SYS/#", "/provision/response"] {
+            assert!(!any.may_subscribe(filter(refused)), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_covered_only_if_all_it_matches_is() {
+        for (granted, wanted) in
+            [("#", "a/#"), ("a/#", "a"), ("a/+", "a/+"), ("+/b", "a/b"), ("$SYS/#", "$SYS/uptime")]
+        {
+            assert!(covers(granted, wanted), "{granted} {wanted}");
+        }
+        for (granted, wanted) in
+            [("a/+", "a/#"), ("a", "a/b"), ("a/b", "a/+"), ("#", "$SYS/#"), ("+/x", "$a/x"), ("a/b", "a")]
+        {
+            assert!(!covers(granted, wanted), "{granted} {wanted}");
+        }
+    }
+}
