@@ -276,6 +276,27 @@ fn reopening_a_sound_journal_changes_nothing() {
 }
 
 #[test]
+fn a_reader_in_the_middle_of_its_work_keeps_what_it_sees_while_the_journal_is_reopened() {
+    let (bench, mut buffer, ..) = with_three();
+    let shell = Connection::open(bench.dir.buffer_path()).expect("opened");
+    let count =
+        || shell.query_row("SELECT count(*) FROM journal", [], |row| row.get::<_, i64>(0)).expect("read");
+    shell.execute_batch("BEGIN").expect("begun");
+    assert_eq!(count(), 3);
+    buffer.append(&pump(4, 400)).expect("appended");
+    buffer.reopen().expect("reopened");
+    buffer.append(&pump(401, 900)).expect("appended");
+    buffer.checkpoint().expect("copied as far as the reader lets it");
+    assert_eq!(count(), 3);
+    shell.execute_batch("COMMIT").expect("done");
+    assert_eq!(count(), 900);
+    buffer.checkpoint().expect("copied");
+    buffer.append(&pump(901, 901)).expect("appended");
+    assert_eq!(count(), 901);
+    assert_eq!(rows(&bench, "PRAGMA integrity_check"), ["ok"]);
+}
+
+#[test]
 fn a_failed_reopening_can_be_tried_again() {
     let (_bench, mut buffer, database, _) = with_three();
     let aside = companion(&database, ".aside");
