@@ -34,6 +34,8 @@ pub struct Setup {
     pub data_dir: PathBuf,
     /// The bounds of everything.
     pub limits: Limits,
+    /// What every device may reach beyond its own topics.
+    pub device_grants: DeviceGrants,
     /// Where to listen; at least one.
     pub listen: Vec<Listen>,
     /// Needed if anything listens with TLS.
@@ -118,7 +120,7 @@ impl EventLoop {
         let broker = Broker::new(
             setup.limits,
             registry.devices()?,
-            DeviceGrants::default(),
+            setup.device_grants,
             buffer.last_seq(),
             seed()?,
         );

@@ -156,6 +156,7 @@ mod tests {
     use crate::{
         clock::ClockState,
         event_loop::{Listen, Setup},
+        identity::DeviceGrants,
         limits::Limits,
         net::{listener::ListenerKind, system_clock::SystemClock},
     };
@@ -167,6 +168,7 @@ mod tests {
         let setup = Setup {
             data_dir: dir.path().join("data"),
             limits: Limits::default(),
+            device_grants: DeviceGrants::default(),
             listen: vec![Listen { address, kind: ListenerKind::Mqtt, optional: false }],
             certificate: None,
             on_stored: None,
