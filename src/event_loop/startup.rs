@@ -119,7 +119,7 @@ impl EventLoop {
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
         let broker = Broker::new(
             setup.limits,
-            registry.devices()?,
+            registry.identities()?,
             setup.device_grants,
             buffer.last_seq(),
             seed()?,

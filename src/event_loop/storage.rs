@@ -112,15 +112,15 @@ impl EventLoop {
         }
     }
 
-    /// Somebody wrote to the registry's files; if it was not this process, takes the devices over.
+    /// Somebody wrote to the registry's files; if it was not this process, takes everybody over.
     pub(super) fn reload_registry(&mut self, now: Now) {
         match self.registry.take_changed() {
             Ok(None) => {}
-            Ok(Some(devices)) => {
-                log::info!("took over the registry: {} devices", devices.len());
-                self.broker.handle_registry(devices, now);
+            Ok(Some(identities)) => {
+                log::info!("took over the registry: {} devices and clients", identities.len());
+                self.broker.handle_registry(identities, now);
             }
-            Err(error) => log::error!("{error}; the devices known so far stay in force"),
+            Err(error) => log::error!("{error}; those known so far stay in force"),
         }
     }
 
