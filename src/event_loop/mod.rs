@@ -175,7 +175,9 @@ impl EventLoop {
             None | Some(Ok(false)) => {}
             Some(Ok(true)) => self.check_clock(now),
             Some(Err(error)) => {
-                log::warn!("cannot watch the clock any longer: {error}; steps are noticed late")
+                log::warn!("cannot watch the clock any longer: {error}; steps are noticed late");
+                self.clock_watch = None;
+                self.check_clock(now);
             }
         }
     }

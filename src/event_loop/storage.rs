@@ -145,7 +145,7 @@ impl EventLoop {
             }
         }
         // The clock was set once and will not say so again: what could not be noted is tried again unasked.
-        let again = noted.is_err() || !clock.synchronised;
+        let again = noted.is_err() || !clock.synchronised || self.clock_watch.is_none();
         self.clock_check = again.then_some(now.mono + CLOCK_CHECK);
     }
 }
@@ -197,5 +197,16 @@ mod tests {
             .expect("one row");
         assert!(synchronised && wanted.offset_ms.abs_diff(offset_ms) < 1000, "{wanted:?}, noted {offset_ms}");
         assert_eq!(event_loop.clock_check, None);
+    }
+
+    #[test]
+    fn a_clock_that_cannot_be_watched_is_looked_at_again_and_again() {
+        let (_dir, mut event_loop) = start();
+        let now = event_loop.clock.now();
+        event_loop.check_clock(now);
+        assert_eq!(event_loop.clock_check, None, "a step would be told");
+        event_loop.clock_watch = None;
+        event_loop.check_clock(now);
+        assert_eq!(event_loop.clock_check, Some(now.mono + CLOCK_CHECK));
     }
 }

@@ -190,24 +190,31 @@ fn a_batch_that_failed_after_its_commit_is_found_by_reopening() {
 
 #[test]
 fn what_a_reader_found_in_the_log_is_not_believed_once_it_is_no_longer_there() {
-    let (bench, mut buffer, database, wal) = with_three();
-    let flushed = fs::read(&wal).expect("read");
-    let aside = companion(&database, ".aside");
-    fs::rename(&database, &aside).expect("moved");
-    buffer.append(&pump(4, 6)).expect_err("moved");
-    fs::rename(&aside, &database).expect("moved back");
-    let all = crate::store::Query { after: Seq(0), device: None, since: None, limit: 9, newest: false };
-    let reader = bench.reader();
-    assert_eq!(reader.read(&all).expect("read").len(), 6, "the reader has made the index");
+    for starts_again in [false, true] {
+        let (bench, mut buffer, database, wal) = with_three();
+        let flushed = fs::read(&wal).expect("read");
+        let aside = companion(&database, ".aside");
+        fs::rename(&database, &aside).expect("moved");
+        buffer.append(&pump(4, 6)).expect_err("moved");
+        fs::rename(&aside, &database).expect("moved back");
+        let all = crate::store::Query { after: Seq(0), device: None, since: None, limit: 9, newest: false };
+        let reader = bench.reader();
+        assert_eq!(reader.read(&all).expect("read").len(), 6, "the reader has made the index");
 
-    // As if the kernel had given up what it could not flush.
-    let log = fs::OpenOptions::new().write(true).open(&wal).expect("opened");
-    log.write_all_at(&flushed, 0).and_then(|()| log.set_len(flushed.len() as u64)).expect("as before");
-    buffer.reopen().expect("reopened");
-    assert_eq!(buffer.last_seq(), Seq(3));
-    buffer.append(&pump(4, 4)).expect("goes on");
-    assert_eq!(reader.read(&all).expect("read").len(), 4);
-    assert_eq!(rows(&bench, "PRAGMA integrity_check"), ["ok"]);
+        // As if the kernel had given up what it could not flush.
+        let log = fs::OpenOptions::new().write(true).open(&wal).expect("opened");
+        log.write_all_at(&flushed, 0).and_then(|()| log.set_len(flushed.len() as u64)).expect("as before");
+        if starts_again {
+            drop(buffer);
+            buffer = bench.buffer();
+        } else {
+            buffer.reopen().expect("reopened");
+        }
+        assert_eq!(buffer.last_seq(), Seq(3));
+        buffer.append(&pump(4, 4)).expect("goes on");
+        assert_eq!(reader.read(&all).expect("read").len(), 4);
+        assert_eq!(rows(&bench, "PRAGMA integrity_check"), ["ok"]);
+    }
 }
 
 #[test]
@@ -266,6 +273,27 @@ fn reopening_a_sound_journal_changes_nothing() {
     buffer.append(&pump(4, 4)).expect("appended");
     assert_eq!(count(&bench, "journal"), "Integer(4)");
     assert_eq!(count(&bench, "boots"), "Integer(1)");
+}
+
+#[test]
+fn a_reader_in_the_middle_of_its_work_keeps_what_it_sees_while_the_journal_is_reopened() {
+    let (bench, mut buffer, ..) = with_three();
+    let shell = Connection::open(bench.dir.buffer_path()).expect("opened");
+    let count =
+        || shell.query_row("SELECT count(*) FROM journal", [], |row| row.get::<_, i64>(0)).expect("read");
+    shell.execute_batch("BEGIN").expect("begun");
+    assert_eq!(count(), 3);
+    buffer.append(&pump(4, 400)).expect("appended");
+    buffer.reopen().expect("reopened");
+    buffer.append(&pump(401, 900)).expect("appended");
+    buffer.checkpoint().expect("copied as far as the reader lets it");
+    assert_eq!(count(), 3);
+    shell.execute_batch("COMMIT").expect("done");
+    assert_eq!(count(), 900);
+    buffer.checkpoint().expect("copied");
+    buffer.append(&pump(901, 901)).expect("appended");
+    assert_eq!(count(), 901);
+    assert_eq!(rows(&bench, "PRAGMA integrity_check"), ["ok"]);
 }
 
 #[test]
