@@ -2,6 +2,7 @@
 //!
 //! Knows the file only. Flags, environment and defaults are laid over it in `cli/settings`.
 
+pub mod access;
 pub mod listen_address;
 
 use std::{
@@ -11,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use forebay::limits::{LimitError, Limits};
+use forebay::{
+    identity::DeviceGrants,
+    limits::{LimitError, Limits},
+};
 use log::LevelFilter;
 use toml::{
     Spanned,
@@ -33,6 +37,8 @@ pub struct Config {
     pub certificate: Option<CertificatePaths>,
     /// `level` of `[log]`.
     pub log_level: Option<LevelFilter>,
+    /// `[access]`: what devices may reach beyond their own topics, as templates with `{device}`.
+    pub device_grants: DeviceGrants,
     /// `[limits]`; what the file leaves out has its default.
     pub limits: Limits,
 }
@@ -98,6 +104,13 @@ pub enum Fault {
         /// Why.
         error: ListenAddressError,
     },
+    /// A filter that cannot be granted.
+    Filter {
+        /// With its table.
+        key: String,
+        /// Why, naming the filter.
+        words: String,
+    },
     /// A limit that is unknown or out of its range.
     Limit {
         /// With its table.
@@ -117,8 +130,10 @@ pub enum Fault {
 /// Longest configuration file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-const KEYS: &str = "data_dir, listen, listen_tls, certificate, key, [log] and [limits]";
+const KEYS: &str = "data_dir, listen, listen_tls, certificate, key, [log], [access] and [limits]";
 const LOG_KEYS: &str = "level";
+const ACCESS_KEYS: &str = "device_publish and device_subscribe";
+const FILTERS: &str = "a list of topic filters like [\"state/{device}/#\"]";
 const LEVELS: &str = "one of \"off\", \"error\", \"warn\", \"info\", \"debug\" and \"trace\"";
 const ADDRESSES: &str = "a list of addresses like [\"0.0.0.0:1883\"]";
 const PATH: &str = "a path in quotes";
@@ -168,6 +183,7 @@ impl Config {
                 "certificate" => certificate = Some((key.span(), path(file, name, value)?)),
                 "key" => private_key = Some((key.span(), path(file, name, value)?)),
                 "log" => config.log_level = log_level(table(name, value)?)?,
+                "access" => config.device_grants = device_grants(table(name, value)?)?,
                 "limits" => config.limits = limits(table(name, value)?)?,
                 _ => return Err((key.span(), Fault::UnknownKey { key: name.to_owned(), allowed: KEYS })),
             }
@@ -232,6 +248,31 @@ fn log_level(table: &DeTable<'_>) -> Located<Option<LevelFilter>> {
     Ok(level)
 }
 
+fn device_grants(table: &DeTable<'_>) -> Located<DeviceGrants> {
+    let mut grants = DeviceGrants::default();
+    for (key, value) in in_file_order(table) {
+        let name = format!("access.{}", key.get_ref());
+        match key.get_ref().as_ref() {
+            "device_publish" => grants.publish = filters(&name, value)?,
+            "device_subscribe" => grants.subscribe = filters(&name, value)?,
+            _ => return Err((key.span(), Fault::UnknownKey { key: name, allowed: ACCESS_KEYS })),
+        }
+    }
+    Ok(grants)
+}
+
+fn filters(key: &str, value: &Value<'_>) -> Located<Vec<String>> {
+    let DeValue::Array(items) = value.get_ref() else { return wrong_kind(key, value, FILTERS) };
+    items.iter().map(|item| filter(key, item)).collect()
+}
+
+fn filter(key: &str, item: &Value<'_>) -> Located<String> {
+    let DeValue::String(text) = item.get_ref() else { return wrong_kind(key, item, FILTERS) };
+    access::device_filter(text)
+        .map_err(|words| (item.span(), Fault::Filter { key: key.to_owned(), words }))?;
+    Ok(text.to_string())
+}
+
 fn limits(table: &DeTable<'_>) -> Located<Limits> {
     let mut limits = Limits::default();
     for (key, value) in in_file_order(table) {
@@ -288,6 +329,7 @@ impl fmt::Display for Fault {
             Self::UnknownKey { key, allowed } => write!(f, "{key}: no such key; allowed here: {allowed}"),
             Self::WrongKind { key, allowed } => write!(f, "{key}: must be {allowed}"),
             Self::Address { key, error } => write!(f, "{key}: {error}"),
+            Self::Filter { key, words } => write!(f, "{key}: {words}"),
             Self::Limit { key, error } => write!(f, "{key}: {error}"),
             Self::Lonely { key, missing } => write!(f, "{key}: also needs `{missing}`; give both or neither"),
         }
@@ -309,7 +351,7 @@ mod tests {
     #[test]
     fn an_empty_file_changes_nothing() {
         assert_eq!(parse(""), Ok(Config::default()));
-        assert_eq!(parse("[log]\n[limits]\n"), Ok(Config::default()));
+        assert_eq!(parse("[log]\n[access]\n[limits]\n"), Ok(Config::default()));
     }
 
     #[test]
@@ -359,7 +401,7 @@ mod tests {
         assert_eq!(
             refusal("\nlisten_on = []\n"),
             "/etc/forebay.toml:2: listen_on: no such key; allowed here: \
-             data_dir, listen, listen_tls, certificate, key, [log] and [limits]"
+             data_dir, listen, listen_tls, certificate, key, [log], [access] and [limits]"
         );
         assert_eq!(
             refusal("[log]\nlevle = 'info'\n"),
@@ -392,6 +434,36 @@ mod tests {
         let message = refusal("listen_tls = [\n  '8883',\n  'gateway:8883',\n]\n");
         let start = "/etc/forebay.toml:3: listen_tls: \"gateway:8883\" is no address to listen on; give ";
         assert!(message.starts_with(start), "{message}");
+    }
+
+    #[test]
+    fn what_is_granted_to_devices_is_read() {
+        let config = parse("[access]\ndevice_publish = ['state/{device}/#', 'a']\n").expect("valid");
+        let publish = vec!["state/{device}/#".to_owned(), "a".to_owned()];
+        assert_eq!(config.device_grants, DeviceGrants { publish, subscribe: vec![] });
+        let config = parse("[access]\ndevice_subscribe = ['command/{device}']\n").expect("valid");
+        let subscribe = vec!["command/{device}".to_owned()];
+        assert_eq!(config.device_grants, DeviceGrants { publish: vec![], subscribe });
+    }
+
+    #[test]
+    fn what_cannot_be_granted_is_named_with_its_own_line() {
+        assert_eq!(
+            refusal("[access]\ndevice_publish = [\n  'a',\n  'v1/{device}',\n]\n"),
+            "/etc/forebay.toml:4: access.device_publish: \"v1/{device}\" is the hub's; \
+             nothing in v1/, v2/ and /provision can be granted"
+        );
+        assert_eq!(
+            refusal("[access]\ndevices = []\n"),
+            "/etc/forebay.toml:2: access.devices: no such key; allowed here: device_publish and device_subscribe"
+        );
+        for value in ["'a'", "[1]"] {
+            assert_eq!(
+                refusal(&format!("[access]\ndevice_subscribe = {value}\n")),
+                "/etc/forebay.toml:2: access.device_subscribe: \
+                 must be a list of topic filters like [\"state/{device}/#\"]"
+            );
+        }
     }
 
     #[test]

@@ -56,6 +56,13 @@ const HEAD: &str = r#"# The configuration of forebay. Every key is optional; wha
 # One of "off", "error", "warn", "info", "debug" and "trace"; the environment variable FOREBAY_LOG wins over it.
 # level = "info"
 
+[access]
+# What devices may publish to beyond telemetry, as topic filters; `{device}` stands for the device's name.
+# device_publish = []
+
+# What devices may subscribe to, likewise.
+# device_subscribe = []
+
 [limits]
 "#;
 

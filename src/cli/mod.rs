@@ -4,8 +4,10 @@
 
 pub mod certs;
 pub mod check_config;
+pub mod client;
 pub mod demo_token;
 pub mod device;
+pub mod identities;
 pub mod logging;
 pub mod output;
 pub mod quickstart;
@@ -14,6 +16,7 @@ pub mod serve;
 pub mod settings;
 pub mod telemetry;
 pub mod time_argument;
+pub mod token_source;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -56,6 +59,9 @@ pub enum Command {
     /// Adds, shows and removes devices; also while the broker runs
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    /// Adds, shows and removes local clients; also while the broker runs
+    #[command(subcommand)]
+    Client(client::ClientCommand),
     /// Prints stored readings; also while the broker runs
     Telemetry(telemetry::TelemetryArguments),
     /// Makes certificates
@@ -86,6 +92,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Serve(serve) => serve::run(global, &serve),
         Command::Quickstart(quickstart) => quickstart::run(global, &quickstart),
         Command::Device(device) => device::run(global, device),
+        Command::Client(client) => client::run(global, client),
         Command::Telemetry(telemetry) => telemetry::run(global, &telemetry),
         Command::Certs(certs) => certs::run(global, certs),
         Command::CheckConfig(check) => check_config::run(global, &check),
@@ -151,6 +158,8 @@ mod tests {
             "quickstart",
             "device list",
             "device show pump",
+            "client list",
+            "client show red",
             "telemetry",
             "certs init",
             "check-config f.toml",
@@ -173,6 +182,14 @@ mod tests {
             "forebay device disable pump",
             "forebay device enable pump",
             "forebay device remove pump",
+            "forebay client add red --publish hall/# --publish a/+ --subscribe devices/+/telemetry --token -",
+            "forebay client list --json",
+            "forebay client show red --json",
+            "forebay client rotate red",
+            "forebay client set-token red",
+            "forebay client disable red",
+            "forebay client enable red",
+            "forebay client remove red",
             "forebay telemetry --device pump --since 2h --limit 5 --format ndjson --follow",
             "forebay certs init --dir d --host a --host 10.0.0.1",
         ] {
@@ -188,6 +205,10 @@ mod tests {
             "forebay serve --key k",
             "forebay serve --listen gateway:1883",
             "forebay device add",
+            "forebay device add pump --publish a",
+            "forebay client add red --publish a#",
+            "forebay client add red --subscribe $share/g/a",
+            "forebay client add red --subscribe $share",
             "forebay telemetry --format xml",
             "forebay telemetry --limit -1",
             "forebay telemetry --since yesterday",

@@ -23,11 +23,12 @@ use log::LevelFilter;
 use super::{
     Failure, GlobalArguments, certs,
     demo_token::{self, Found},
-    device::{now, with_fresh_token},
+    identities::now,
     logging,
     output::{json_line, one_line, print_line, shell_word, tell, to_the_second},
     serve::{self, Listening, PORT, PORT_TLS},
     settings::Surroundings,
+    token_source::with_fresh_token,
 };
 use crate::config::{Config, listen_address::ListenAddress};
 
@@ -336,7 +337,7 @@ mod tests {
         let Err(Failure::Failed(message)) = prepare_device(&data_dir) else { panic!("must fail") };
         assert!(message.starts_with("cannot write ") && message.contains("demo.token"), "{message}");
         let registry = Registry::open(&data_dir, &StoreOptions::default()).expect("opened");
-        assert_eq!(registry.devices().expect("listed").len(), 0);
+        assert_eq!(registry.identities().expect("listed").len(), 0);
     }
 
     #[test]

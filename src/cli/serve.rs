@@ -139,7 +139,8 @@ impl Listening {
         let files =
             |paths: CertificatePaths| CertificateFiles { certificate: paths.certificate, key: paths.key };
         let certificate = self.certificate.filter(|_| !self.tls.is_empty()).map(files);
-        Setup { data_dir, limits: config.limits, listen, certificate, on_stored: None }
+        let Config { limits, device_grants, .. } = config;
+        Setup { data_dir, limits, device_grants, listen, certificate, on_stored: None }
     }
 }
 
@@ -167,6 +168,8 @@ fn no_certificate(address: ListenAddress) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use forebay::identity::DeviceGrants;
+
     use super::*;
 
     fn addresses(list: &[&str]) -> Vec<ListenAddress> {
@@ -276,7 +279,9 @@ mod tests {
             tls: addresses(&["127.0.0.1:8883"]),
             certificate: Some(pair("a")),
         };
-        let setup = listening.into_setup("/data".into(), Config::default());
+        let grants = DeviceGrants { publish: vec!["a".to_owned()], subscribe: vec![] };
+        let config = Config { device_grants: grants.clone(), ..Config::default() };
+        let setup = listening.into_setup("/data".into(), config);
         let found: Vec<_> =
             setup.listen.iter().map(|l| (l.address.to_string(), l.kind, l.optional)).collect();
         let expected = [
@@ -286,6 +291,7 @@ mod tests {
         ];
         assert_eq!(found, expected);
         assert!(setup.certificate.is_some() && setup.on_stored.is_none());
+        assert_eq!(setup.device_grants, grants);
         let plain = Listening { plain: addresses(&["1"]), tls: vec![], certificate: Some(pair("a")) };
         assert!(plain.into_setup("/data".into(), Config::default()).certificate.is_none());
     }

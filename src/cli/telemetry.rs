@@ -11,14 +11,16 @@ use clap::Args;
 use forebay::{
     clock::Wall,
     ids::{DeviceName, Seq},
-    store::{BufferReader, DataDir, Query, Registry, StoreError, StoreOptions, StoredReading},
+    store::{BufferReader, DataDir, Query, Registry, StoreOptions, StoredReading},
 };
 use jiff::Timestamp;
 use log::LevelFilter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    Failure, GlobalArguments, logging,
+    Failure, GlobalArguments,
+    identities::{Kind, existing},
+    logging,
     output::{tell, written},
     reading_format::{Format, ReadingWriter},
     settings::Surroundings,
@@ -92,7 +94,7 @@ fn known(name: &DeviceName, data_dir: &DataDir, reader: &BufferReader) -> Result
     let query = Query { limit: 1, ..Filter { device: Some(name.clone()), since: None }.query(Seq(0)) };
     if reader.read(&query)?.is_empty() {
         let registry = Registry::open(data_dir, &StoreOptions::default())?;
-        registry.find(name)?.ok_or_else(|| StoreError::NotFound { name: name.clone() })?;
+        existing(&registry, Kind::Device, name)?;
     }
     Ok(())
 }

@@ -34,6 +34,8 @@ pub struct Setup {
     pub data_dir: PathBuf,
     /// The bounds of everything.
     pub limits: Limits,
+    /// What every device may reach beyond its own topics.
+    pub device_grants: DeviceGrants,
     /// Where to listen; at least one.
     pub listen: Vec<Listen>,
     /// Needed if anything listens with TLS.
@@ -117,8 +119,8 @@ impl EventLoop {
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
         let broker = Broker::new(
             setup.limits,
-            registry.devices()?,
-            DeviceGrants::default(),
+            registry.identities()?,
+            setup.device_grants,
             buffer.last_seq(),
             seed()?,
         );

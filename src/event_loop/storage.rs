@@ -112,15 +112,15 @@ impl EventLoop {
         }
     }
 
-    /// Somebody wrote to the registry's files; if it was not this process, takes the devices over.
+    /// Somebody wrote to the registry's files; if it was not this process, takes everybody over.
     pub(super) fn reload_registry(&mut self, now: Now) {
         match self.registry.take_changed() {
             Ok(None) => {}
-            Ok(Some(devices)) => {
-                log::info!("took over the registry: {} devices", devices.len());
-                self.broker.handle_registry(devices, now);
+            Ok(Some(identities)) => {
+                log::info!("took over the registry: {} devices and clients", identities.len());
+                self.broker.handle_registry(identities, now);
             }
-            Err(error) => log::error!("{error}; the devices known so far stay in force"),
+            Err(error) => log::error!("{error}; those known so far stay in force"),
         }
     }
 
@@ -156,6 +156,7 @@ mod tests {
     use crate::{
         clock::ClockState,
         event_loop::{Listen, Setup},
+        identity::DeviceGrants,
         limits::Limits,
         net::{listener::ListenerKind, system_clock::SystemClock},
     };
@@ -167,6 +168,7 @@ mod tests {
         let setup = Setup {
             data_dir: dir.path().join("data"),
             limits: Limits::default(),
+            device_grants: DeviceGrants::default(),
             listen: vec![Listen { address, kind: ListenerKind::Mqtt, optional: false }],
             certificate: None,
             on_stored: None,

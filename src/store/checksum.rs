@@ -46,6 +46,22 @@ pub(super) fn device_checksum(
     hasher.finalize().into()
 }
 
+/// CRC-32 over a client's row: what a device's has, the byte 1, then where it may publish and where it may subscribe.
+///
+/// Each of the two is the byte 0 for no filters, else the byte 1, the length of the text as 8 bytes, the text.
+pub(super) fn client_checksum(device_checksum: i64, publish: Option<&str>, subscribe: Option<&str>) -> i64 {
+    let mut hasher = Hasher::new_with_initial(device_checksum as u32);
+    hasher.update(&[1]);
+    for filters in [publish, subscribe] {
+        hasher.update(&[u8::from(filters.is_some())]);
+        if let Some(text) = filters {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+    }
+    hasher.finalize().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +89,19 @@ mod tests {
         for row in changed {
             assert_ne!(row.checksum(), ROW.checksum(), "{row:?}");
         }
+    }
+
+    #[test]
+    fn every_part_of_a_client_counts_and_it_is_no_device() {
+        let device = device_checksum(1, false, 5, &[0; 32], "pump");
+        let rights = [(None, None), (Some("[]"), None), (None, Some("[]")), (Some("[]"), Some("[]"))];
+        let mut sums: Vec<i64> = rights.map(|(p, s)| client_checksum(device, p, s)).to_vec();
+        sums.extend([device, client_checksum(device + 1, None, None)]);
+        sums.push(client_checksum(device, Some("[\"a\"]"), None));
+        let count = sums.len();
+        sums.sort_unstable();
+        sums.dedup();
+        assert_eq!(sums.len(), count);
     }
 
     #[test]

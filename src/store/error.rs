@@ -22,17 +22,17 @@ pub enum StoreError {
         /// The other one's process id, if it could be read.
         pid: Option<u32>,
     },
-    /// No device of this name is registered.
+    /// No device and no client of this name is registered.
     NotFound {
         /// The name asked for.
         name: DeviceName,
     },
-    /// A device of this name is registered already.
+    /// A device or a client of this name is registered already.
     DuplicateName {
         /// The name asked for.
         name: DeviceName,
     },
-    /// The token belongs to another device; which one is not said, since the token would then open it.
+    /// The token belongs to another device or client; which one is not said, since the token would then open it.
     DuplicateToken,
     /// The database has not been made yet, or its schema has not been brought up to date yet.
     NotReady {
@@ -188,10 +188,10 @@ impl fmt::Display for StoreError {
                 f.write_str("; stop that one first, or point `data_dir` at another directory")
             }
             Self::NotFound { name } => {
-                write!(f, "no device is named {name}; check the spelling against the list of devices")
+                write!(f, "no device or client is named {name}; check the spelling against the list")
             }
-            Self::DuplicateName { name } => write!(f, "a device named {name} exists already; choose another name"),
-            Self::DuplicateToken => f.write_str("this token belongs to another device already; choose another token"),
+            Self::DuplicateName { name } => write!(f, "a device or client named {name} exists already; choose another name"),
+            Self::DuplicateToken => f.write_str("this token belongs to another device or client already; choose another token"),
             Self::NotReady { what, path } => write!(
                 f,
                 "cannot read the {what} {}: it has not been made yet; start the broker once, \

@@ -21,6 +21,7 @@ mod private_file;
 mod quarantine;
 mod reader;
 mod registry;
+mod registry_role;
 mod schema;
 #[cfg(test)]
 mod test_bench;

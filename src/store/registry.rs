@@ -1,4 +1,4 @@
-//! The devices and what their tokens hash to: rarely written, shared by the broker and the command line.
+//! The devices and local clients, and what their tokens hash to: rarely written, shared by the broker and the command line.
 //!
 //! A row that cannot be read, or whose checksum does not match, is an error: it never lets anybody in.
 
@@ -7,32 +7,33 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::{
-    checksum::device_checksum,
+    checksum::{client_checksum, device_checksum},
     data_dir::DataDir,
     error::{Attempt, StoreError},
     file_identity,
     open::{self, StoreOptions},
+    registry_role::RoleColumns,
     schema::REGISTRY,
 };
 use crate::{
     clock::Wall,
-    identity::{Identity, Role, TokenHash},
+    identity::{Identity, Rights, Role, TokenHash},
     ids::{DeviceName, IdentityId},
 };
 
 const READ: &str = "read the registry";
 const CHANGE: &str = "change the registry";
 
-/// The registry of devices, open for reading and writing; several processes may have it open at once.
+/// The registry of devices and local clients, open for reading and writing; several processes may have it open at once.
 #[derive(Debug)]
 pub struct Registry {
     connection: Connection,
     path: PathBuf,
-    /// What SQLite's `data_version` was when [`Registry::take_changed`] last gave out devices.
+    /// What SQLite's `data_version` was when [`Registry::take_changed`] last gave out everybody.
     data_version: i64,
 }
 
-/// A row as read: a device, or the id of one that is damaged.
+/// A row as read: an identity, or the id of one that is damaged.
 type Readable = Result<Identity, i64>;
 
 impl Registry {
@@ -55,17 +56,17 @@ impl Registry {
         Ok(Registry { connection, path, data_version })
     }
 
-    /// Every device, sorted by name.
+    /// Every device and client, sorted by name.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if any row is damaged: half a registry is none.
-    pub fn devices(&self) -> Result<Vec<Identity>, StoreError> {
+    pub fn identities(&self) -> Result<Vec<Identity>, StoreError> {
         let attempt = Attempt::new(READ, &self.path);
         let rows = read_all(&self.connection).map_err(|e| attempt.sql(e))?;
         rows.into_iter().map(|row| row.map_err(|id| damaged(attempt, id))).collect()
     }
 
-    /// The device called `name`, if there is one.
+    /// The device or client called `name`, if there is one.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if its row is damaged.
@@ -78,61 +79,88 @@ impl Registry {
     /// # Errors
     /// [`StoreError::DuplicateName`] or [`StoreError::DuplicateToken`].
     pub fn add(&mut self, name: &DeviceName, token: &TokenHash, now: Wall) -> Result<Identity, StoreError> {
+        self.insert(name, Role::Device, token, now)
+    }
+
+    /// Adds a local client with these rights, which is let in from now on, created `now`.
+    ///
+    /// # Errors
+    /// As [`Registry::add`]; a device's name is taken as well.
+    pub fn add_client(
+        &mut self,
+        name: &DeviceName,
+        rights: Rights,
+        token: &TokenHash,
+        now: Wall,
+    ) -> Result<Identity, StoreError> {
+        self.insert(name, Role::Client(rights), token, now)
+    }
+
+    fn insert(
+        &mut self,
+        name: &DeviceName,
+        role: Role,
+        token: &TokenHash,
+        now: Wall,
+    ) -> Result<Identity, StoreError> {
         self.change(|transaction, attempt| {
             let sql = |error| attempt.sql(error);
-            let taken = "SELECT EXISTS (SELECT 1 FROM devices WHERE name = ?1)";
+            let taken = "SELECT EXISTS (SELECT 1 FROM identities WHERE name = ?1)";
             if transaction.query_row(taken, [name.as_str()], |row| row.get(0)).map_err(sql)? {
                 return Err(StoreError::DuplicateName { name: name.clone() });
             }
             refuse_used_token(transaction, token, None, attempt)?;
+            let RoleColumns { kind, publish, subscribe } = RoleColumns::of(&role);
             // The id is part of the checksum and known only now; nobody sees the row in between.
             transaction
                 .execute(
-                    "INSERT INTO devices (name, token_hash, enabled, created_ms, checksum) VALUES (?1, ?2, 1, ?3, 0)",
-                    params![name.as_str(), token.0, now.0],
+                    "INSERT INTO identities (name, kind, publish, subscribe, token_hash, enabled, created_ms, checksum)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, 0)",
+                    params![name.as_str(), kind, publish, subscribe, token.0, now.0],
                 )
                 .map_err(sql)?;
             let id = IdentityId(transaction.last_insert_rowid());
             let (name, token_hash) = (name.clone(), *token);
-            let device = Identity { id, name, token_hash, role: Role::Device, enabled: true, created: now, last_seen: None };
-            write(transaction, &device).map_err(sql)?;
-            Ok(device)
+            let identity =
+                Identity { id, name, role, token_hash, enabled: true, created: now, last_seen: None };
+            write(transaction, &identity).map_err(sql)?;
+            Ok(identity)
         })
     }
 
-    /// Gives the device another token; the old one opens nothing any more.
+    /// Gives a device or client another token; the old one opens nothing any more.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], or [`StoreError::DuplicateToken`] if another device has it.
+    /// [`StoreError::NotFound`], or [`StoreError::DuplicateToken`] if another one has it.
     pub fn set_token(&mut self, name: &DeviceName, token: &TokenHash) -> Result<Identity, StoreError> {
         self.change(|transaction, attempt| {
-            let device = existing(transaction, name, attempt)?;
-            refuse_used_token(transaction, token, Some(device.id), attempt)?;
-            let device = Identity { token_hash: *token, ..device };
-            write(transaction, &device).map_err(|e| attempt.sql(e))?;
-            Ok(device)
+            let identity = existing(transaction, name, attempt)?;
+            refuse_used_token(transaction, token, Some(identity.id), attempt)?;
+            let identity = Identity { token_hash: *token, ..identity };
+            write(transaction, &identity).map_err(|e| attempt.sql(e))?;
+            Ok(identity)
         })
     }
 
-    /// Lets the device in, or keeps it out without forgetting it.
+    /// Lets a device or client in, or keeps it out without forgetting it.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
     pub fn set_enabled(&mut self, name: &DeviceName, enabled: bool) -> Result<Identity, StoreError> {
         self.change(|transaction, attempt| {
-            let device = Identity { enabled, ..existing(transaction, name, attempt)? };
-            write(transaction, &device).map_err(|e| attempt.sql(e))?;
-            Ok(device)
+            let identity = Identity { enabled, ..existing(transaction, name, attempt)? };
+            write(transaction, &identity).map_err(|e| attempt.sql(e))?;
+            Ok(identity)
         })
     }
 
-    /// Removes the device, even if the rest of its row is damaged; its id is never given again.
+    /// Removes a device or client, even if the rest of its row is damaged; its id is never given again.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
     pub fn remove(&mut self, name: &DeviceName) -> Result<(), StoreError> {
         self.change(|transaction, attempt| {
-            let removed = transaction.execute("DELETE FROM devices WHERE name = ?1", [name.as_str()]);
+            let removed = transaction.execute("DELETE FROM identities WHERE name = ?1", [name.as_str()]);
             match removed.map_err(|e| attempt.sql(e))? {
                 0 => Err(StoreError::NotFound { name: name.clone() }),
                 _ => Ok(()),
@@ -140,9 +168,9 @@ impl Registry {
         })
     }
 
-    /// Notes when devices were last seen; one transaction, and none if there is nothing to note.
+    /// Notes when devices and clients were last seen; one transaction, and none if there is nothing to note.
     ///
-    /// A device removed meanwhile is passed over.
+    /// One removed meanwhile is passed over.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -153,14 +181,14 @@ impl Registry {
         self.change(|transaction, attempt| {
             for (id, at) in seen {
                 transaction
-                    .execute("UPDATE devices SET last_seen_ms = ?2 WHERE id = ?1", params![id.0, at.0])
+                    .execute("UPDATE identities SET last_seen_ms = ?2 WHERE id = ?1", params![id.0, at.0])
                     .map_err(|e| attempt.sql(e))?;
             }
             Ok(())
         })
     }
 
-    /// The devices, if another connection has changed the registry since they were last given out here, or since it was
+    /// Everybody, if another connection has changed the registry since they were last given out here, or since it was
     /// opened.
     ///
     /// # Errors
@@ -170,9 +198,9 @@ impl Registry {
         if found == self.data_version {
             return Ok(None);
         }
-        let devices = self.devices()?;
+        let identities = self.identities()?;
         self.data_version = found;
-        Ok(Some(devices))
+        Ok(Some(identities))
     }
 
     fn change<T>(
@@ -194,10 +222,13 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "data_version", |row| row.get(0))
 }
 
+/// What [`decode`] reads, in its order.
+const COLUMNS: &str =
+    "id, name, kind, publish, subscribe, token_hash, enabled, created_ms, last_seen_ms, checksum";
+
 fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Readable>> {
-    let sql =
-        "SELECT id, name, token_hash, enabled, created_ms, last_seen_ms, checksum FROM devices ORDER BY name";
-    connection.prepare(sql)?.query_map([], decode)?.collect()
+    let sql = format!("SELECT {COLUMNS} FROM identities ORDER BY name");
+    connection.prepare(&sql)?.query_map([], decode)?.collect()
 }
 
 fn find(
@@ -205,8 +236,8 @@ fn find(
     name: &DeviceName,
     attempt: Attempt<'_>,
 ) -> Result<Option<Identity>, StoreError> {
-    let sql = "SELECT id, name, token_hash, enabled, created_ms, last_seen_ms, checksum FROM devices WHERE name = ?1";
-    let row = connection.query_row(sql, [name.as_str()], decode).optional().map_err(|e| attempt.sql(e))?;
+    let sql = format!("SELECT {COLUMNS} FROM identities WHERE name = ?1");
+    let row = connection.query_row(&sql, [name.as_str()], decode).optional().map_err(|e| attempt.sql(e))?;
     row.transpose().map_err(|id| damaged(attempt, id))
 }
 
@@ -224,49 +255,61 @@ fn refuse_used_token(
     by_others_than: Option<IdentityId>,
     attempt: Attempt<'_>,
 ) -> Result<(), StoreError> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM devices WHERE token_hash = ?1 AND id IS NOT ?2)";
+    let sql = "SELECT EXISTS (SELECT 1 FROM identities WHERE token_hash = ?1 AND id IS NOT ?2)";
     let own = by_others_than.map(|id| id.0);
     let used =
         transaction.query_row(sql, params![token.0, own], |row| row.get(0)).map_err(|e| attempt.sql(e))?;
     if used { Err(StoreError::DuplicateToken) } else { Ok(()) }
 }
 
-fn write(transaction: &Transaction<'_>, device: &Identity) -> rusqlite::Result<()> {
+/// Writes what may change of an identity; what it is stays as it was added.
+fn write(transaction: &Transaction<'_>, identity: &Identity) -> rusqlite::Result<()> {
     transaction
         .execute(
-            "UPDATE devices SET token_hash = ?2, enabled = ?3, checksum = ?4 WHERE id = ?1",
-            params![device.id.0, device.token_hash.0, device.enabled, checksum(device)],
+            "UPDATE identities SET token_hash = ?2, enabled = ?3, checksum = ?4 WHERE id = ?1",
+            params![identity.id.0, identity.token_hash.0, identity.enabled, checksum(identity)],
         )
         .map(drop)
 }
 
-fn checksum(device: &Identity) -> i64 {
-    let Identity { id, name, role: _, token_hash, enabled, created, last_seen: _ } = device;
-    device_checksum(id.0, *enabled, created.0, &token_hash.0, name.as_str())
+fn checksum(identity: &Identity) -> i64 {
+    let Identity { id, name, role, token_hash, enabled, created, last_seen: _ } = identity;
+    let sum = device_checksum(id.0, *enabled, created.0, &token_hash.0, name.as_str());
+    match role {
+        Role::Device => sum,
+        Role::Client(_) => {
+            let RoleColumns { kind: _, publish, subscribe } = RoleColumns::of(role);
+            client_checksum(sum, publish.as_deref(), subscribe.as_deref())
+        }
+    }
 }
 
 fn decode(row: &Row<'_>) -> rusqlite::Result<Readable> {
     let id: i64 = row.get(0)?;
-    let device =
-        decode_values(id, row).filter(|device| row.get(6).is_ok_and(|sum: i64| sum == checksum(device)));
-    Ok(device.ok_or(id))
+    let identity =
+        decode_values(id, row).filter(|identity| row.get(9).is_ok_and(|sum: i64| sum == checksum(identity)));
+    Ok(identity.ok_or(id))
 }
 
 fn decode_values(id: i64, row: &Row<'_>) -> Option<Identity> {
-    let enabled: i64 = row.get(3).ok()?;
+    let columns =
+        RoleColumns { kind: row.get(2).ok()?, publish: row.get(3).ok()?, subscribe: row.get(4).ok()? };
+    let enabled: i64 = row.get(6).ok()?;
     Some(Identity {
         id: IdentityId(id),
         name: DeviceName::parse(&row.get::<_, String>(1).ok()?).ok()?,
-        role: Role::Device,
-        token_hash: TokenHash(row.get(2).ok()?),
+        role: columns.role()?,
+        token_hash: TokenHash(row.get(5).ok()?),
         enabled: matches!(enabled, 0 | 1).then_some(enabled == 1)?,
-        created: Wall(row.get(4).ok()?),
-        last_seen: row.get::<_, Option<i64>>(5).ok()?.map(Wall),
+        created: Wall(row.get(7).ok()?),
+        last_seen: row.get::<_, Option<i64>>(8).ok()?.map(Wall),
     })
 }
 
 fn damaged(attempt: Attempt<'_>, id: i64) -> StoreError {
-    attempt.corrupt(format!("the row of device {id} is damaged, nobody is let in by it; remove that device"))
+    attempt.corrupt(format!(
+        "the row of the device or client with id {id} is damaged, nobody is let in by it; remove that one"
+    ))
 }
 
 #[cfg(test)]

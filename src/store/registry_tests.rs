@@ -1,7 +1,13 @@
 //! Tests of the registry: who is found, who is refused, and what damage does.
 
 use super::*;
-use crate::store::test_bench::{Bench, name};
+use crate::{
+    identity::Grant,
+    store::{
+        schema::REGISTRY_BEFORE_CLIENTS,
+        test_bench::{Bench, name},
+    },
+};
 
 const NOW: Wall = Wall(1_700_000_000_000);
 
@@ -18,7 +24,7 @@ fn with_pump() -> (Bench, Registry) {
 }
 
 fn damage(registry: &Registry, change: &str) {
-    let sql = format!("PRAGMA ignore_check_constraints=ON; UPDATE devices SET {change}");
+    let sql = format!("PRAGMA ignore_check_constraints=ON; UPDATE identities SET {change}");
     registry.connection.execute_batch(&sql).expect("changed");
 }
 
@@ -46,7 +52,7 @@ fn devices_come_sorted_by_name() {
     let (_bench, mut registry) = with_pump();
     registry.add(&name("fan"), &token("f"), NOW).expect("added");
     registry.add(&name("valve"), &token("v"), NOW).expect("added");
-    let names: Vec<_> = registry.devices().expect("read").into_iter().map(|device| device.name).collect();
+    let names: Vec<_> = registry.identities().expect("read").into_iter().map(|device| device.name).collect();
     assert_eq!(names, [name("fan"), name("pump"), name("valve")]);
 }
 
@@ -55,13 +61,13 @@ fn a_name_or_a_token_is_given_once() {
     let (_bench, mut registry) = with_pump();
     let error = registry.add(&name("pump"), &token("x"), NOW).expect_err("the name is taken");
     assert!(matches!(&error, StoreError::DuplicateName { name } if name.as_str() == "pump"));
-    assert!(error.to_string().contains("a device named pump exists already"));
+    assert!(error.to_string().contains("a device or client named pump exists already"));
     let error = registry.add(&name("fan"), &token("p"), NOW).expect_err("the token is taken");
     assert!(matches!(error, StoreError::DuplicateToken));
     assert!(!error.to_string().contains("pump"), "whose token it is, is not said");
     registry.add(&name("fan"), &token("f"), NOW).expect("added");
     assert!(matches!(registry.set_token(&name("fan"), &token("p")), Err(StoreError::DuplicateToken)));
-    assert_eq!(registry.devices().expect("read").len(), 2);
+    assert_eq!(registry.identities().expect("read").len(), 2);
 }
 
 #[test]
@@ -102,7 +108,7 @@ fn a_device_that_is_not_there_is_named_in_the_error() {
 fn the_id_of_a_removed_device_is_never_given_again() {
     let (bench, mut registry) = with_pump();
     registry.remove(&name("pump")).expect("removed");
-    assert_eq!(registry.devices().expect("read"), []);
+    assert_eq!(registry.identities().expect("read"), []);
     drop(registry);
     let again = bench.registry().add(&name("pump"), &token("p"), NOW).expect("added");
     assert_eq!(again.id, IdentityId(2));
@@ -140,14 +146,18 @@ fn a_damaged_row_is_an_error_and_lets_nobody_in() {
         "created_ms = created_ms + 1",
         "checksum = checksum + 1",
         "id = 8",
+        "kind = 1",
+        "kind = 7",
+        "subscribe = '[]'",
     ];
     for change in changes {
         let (_bench, registry) = with_pump();
         damage(&registry, change);
-        for error in [registry.find(&name("pump")).expect_err(change), registry.devices().expect_err(change)]
+        for error in
+            [registry.find(&name("pump")).expect_err(change), registry.identities().expect_err(change)]
         {
             assert!(matches!(&error, StoreError::Corrupt(_)), "{change}: {error}");
-            assert!(error.to_string().contains("row of device"), "{error}");
+            assert!(error.to_string().contains("row of the device or client with id "), "{error}");
         }
     }
 }
@@ -157,7 +167,7 @@ fn a_row_with_a_damaged_name_is_an_error_too() {
     for change in ["name = 'pumq'", "name = 'a/b'", "name = ''"] {
         let (_bench, registry) = with_pump();
         damage(&registry, change);
-        assert!(matches!(registry.devices(), Err(StoreError::Corrupt(_))), "{change}");
+        assert!(matches!(registry.identities(), Err(StoreError::Corrupt(_))), "{change}");
         assert_eq!(registry.find(&name("pump")).expect("read"), None);
     }
 }
@@ -168,7 +178,7 @@ fn a_damaged_device_cannot_be_changed_but_can_be_removed() {
     damage(&registry, "enabled = 7");
     assert!(matches!(registry.set_enabled(&name("pump"), true), Err(StoreError::Corrupt(_))));
     registry.remove(&name("pump")).expect("removed");
-    assert_eq!(registry.devices().expect("sound again"), []);
+    assert_eq!(registry.identities().expect("sound again"), []);
 }
 
 #[test]
@@ -183,19 +193,135 @@ fn processes_that_start_together_make_one_registry() {
             });
         }
     });
-    assert_eq!(bench.registry().devices().expect("read").len(), 6);
+    assert_eq!(bench.registry().identities().expect("read").len(), 6);
 }
 
 #[test]
 fn no_token_hash_shows_in_an_error() {
     let (_bench, mut registry) = with_pump();
     let hash: String = token("p").0.iter().map(|byte| format!("{byte:02x}")).collect();
-    registry.connection.execute_batch("DROP TABLE devices").expect("dropped");
+    registry.connection.execute_batch("DROP TABLE identities").expect("dropped");
     for error in [
         registry.add(&name("fan"), &token("p"), NOW).expect_err("no table"),
         registry.find(&name("pump")).map(drop).expect_err("no table"),
     ] {
         assert!(matches!(error, StoreError::Other(_)));
         assert!(!format!("{error} {error:?}").to_lowercase().contains(&hash[..8]));
+    }
+}
+
+fn only(filters: &[&str]) -> Grant {
+    Grant::Only(filters.iter().map(|filter| (*filter).to_owned()).collect())
+}
+
+/// A registry with a client "red" that may publish to `hall/#` and nowhere else.
+fn with_red() -> (Bench, Registry, Identity) {
+    let bench = Bench::new();
+    let mut registry = bench.registry();
+    let rights = Rights { publish: only(&["hall/#"]), subscribe: Grant::Ordinary };
+    let red = registry.add_client(&name("red"), rights, &token("r"), NOW).expect("added");
+    (bench, registry, red)
+}
+
+#[test]
+fn a_client_is_found_again_with_its_rights_after_every_change() {
+    let (bench, mut registry, red) = with_red();
+    registry.add(&name("pump"), &token("p"), NOW).expect("added");
+    registry.set_enabled(&name("red"), false).expect("set");
+    registry.set_token(&name("red"), &token("new")).expect("set");
+    registry.note_seen(&[(red.id, Wall(5))]).expect("noted");
+    drop(registry);
+    let found = bench.registry().find(&name("red")).expect("read").expect("there");
+    let expected = Identity { enabled: false, token_hash: token("new"), last_seen: Some(Wall(5)), ..red };
+    assert_eq!(found, expected);
+    let names: Vec<_> =
+        bench.registry().identities().expect("read").into_iter().map(|found| found.name).collect();
+    assert_eq!(names, [name("pump"), name("red")]);
+    bench.registry().remove(&name("red")).expect("removed");
+    assert_eq!(bench.registry().find(&name("red")).expect("read"), None);
+}
+
+#[test]
+fn a_device_and_a_client_share_neither_name_nor_token() {
+    let (_bench, mut registry, _) = with_red();
+    let add = registry.add(&name("red"), &token("x"), NOW);
+    assert!(matches!(add, Err(StoreError::DuplicateName { .. })));
+    assert!(matches!(registry.add(&name("pump"), &token("r"), NOW), Err(StoreError::DuplicateToken)));
+    registry.add(&name("pump"), &token("p"), NOW).expect("added");
+    let add = registry.add_client(&name("pump"), Rights::default(), &token("x"), NOW);
+    assert!(matches!(add, Err(StoreError::DuplicateName { .. })));
+    let add = registry.add_client(&name("blue"), Rights::default(), &token("p"), NOW);
+    assert!(matches!(add, Err(StoreError::DuplicateToken)));
+}
+
+#[test]
+fn damage_to_a_clients_rights_is_noticed() {
+    for change in [
+        "kind = 0",
+        "kind = 0, publish = NULL",
+        "publish = NULL",
+        "publish = '[\"#\"]'",
+        "publish = 'hall/#'",
+        "subscribe = '[]'",
+        "publish = NULL, subscribe = publish",
+    ] {
+        let (_bench, registry, _) = with_red();
+        damage(&registry, change);
+        assert!(matches!(registry.find(&name("red")), Err(StoreError::Corrupt(_))), "{change}");
+        assert!(matches!(registry.identities(), Err(StoreError::Corrupt(_))), "{change}");
+    }
+}
+
+/// Version 1 of the registry, with the devices "pump" and "fan", both sound.
+fn version_1(bench: &Bench) -> Connection {
+    let path = bench.dir.registry_path();
+    let connection = open::open_writer(&path, &REGISTRY_BEFORE_CLIENTS, &bench.options).expect("made");
+    for (id, device) in [(1, "pump"), (3, "fan")] {
+        let (hash, sum) = (token(device), device_checksum(id, true, NOW.0, &token(device).0, device));
+        connection
+            .execute(
+                "INSERT INTO devices VALUES (?1, ?2, ?3, 1, ?4, 7, ?5)",
+                params![id, device, hash.0, NOW.0, sum],
+            )
+            .expect("inserted");
+    }
+    connection
+}
+
+#[test]
+fn devices_of_version_1_are_all_there_with_their_tokens() {
+    let bench = Bench::new();
+    let old = version_1(&bench);
+    old.execute_batch("DELETE FROM devices WHERE id = 3").expect("removed");
+    drop(old);
+    let mut registry = bench.registry();
+    let pump = Identity {
+        id: IdentityId(1),
+        name: name("pump"),
+        role: Role::Device,
+        token_hash: token("pump"),
+        enabled: true,
+        created: NOW,
+        last_seen: Some(Wall(7)),
+    };
+    assert_eq!(registry.identities().expect("sound"), [pump]);
+    let red = registry.add_client(&name("red"), Rights::default(), &token("r"), NOW).expect("added");
+    assert_eq!(red.id, IdentityId(4), "an id given before is not given again");
+}
+
+#[test]
+fn a_row_damaged_in_version_1_stays_damaged_and_can_be_removed() {
+    for change in ["enabled = 7", "token_hash = x'00'", "created_ms = created_ms + 1"] {
+        let bench = Bench::new();
+        let old = version_1(&bench);
+        let sql = format!("PRAGMA ignore_check_constraints=ON; UPDATE devices SET {change} WHERE id = 3");
+        old.execute_batch(&sql).expect("changed");
+        drop(old);
+        let mut registry = bench.registry();
+        assert!(matches!(registry.find(&name("fan")), Err(StoreError::Corrupt(_))), "{change}");
+        registry.remove(&name("fan")).expect("removed");
+        assert_eq!(registry.identities().expect("sound again").len(), 1);
+        let unchecked = registry.connection.execute_batch("UPDATE identities SET enabled = 7");
+        assert!(unchecked.is_err(), "constraints hold again after the migration");
     }
 }

@@ -33,7 +33,7 @@ pub(super) const REGISTRY: Schema = Schema {
     what: "registry",
     open_action: "open the registry",
     application_id: 0x4642_5231,
-    migrations: &[REGISTRY_1],
+    migrations: &[REGISTRY_1, REGISTRY_2],
 };
 
 // The journal has no second index and no key out of insertion order: either would write every commit several times.
@@ -92,6 +92,21 @@ CREATE TABLE devices (
     checksum INTEGER NOT NULL
 ) STRICT;
 ";
+
+// Local clients come beside the devices. A device's row keeps its checksum, which the new columns of a client extend.
+// ADD COLUMN looks at every row again; one with a damaged value must come along, to be named and removed.
+const REGISTRY_2: &str = "
+PRAGMA ignore_check_constraints = ON;
+ALTER TABLE devices RENAME TO identities;
+ALTER TABLE identities ADD COLUMN kind INTEGER NOT NULL DEFAULT 0 CHECK (kind IN (0, 1));
+ALTER TABLE identities ADD COLUMN publish TEXT CHECK (publish IS NULL OR kind = 1);
+ALTER TABLE identities ADD COLUMN subscribe TEXT CHECK (subscribe IS NULL OR kind = 1);
+PRAGMA ignore_check_constraints = OFF;
+";
+
+/// The registry as it was when it knew devices only.
+#[cfg(test)]
+pub(super) const REGISTRY_BEFORE_CLIENTS: Schema = Schema { migrations: &[REGISTRY_1], ..REGISTRY };
 
 impl Schema {
     /// The version this build knows.

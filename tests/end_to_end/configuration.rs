@@ -31,6 +31,8 @@ fn what_is_wrong_is_named_with_file_line_key_and_what_is_allowed() {
         ("listen = 1883\n", "forebay.toml:1", "listen", "list"),
         ("[log]\nlevel = \"loud\"\n", "forebay.toml:2", "level", "info"),
         ("listen = [\n", "forebay.toml:", "TOML", ""),
+        ("[access]\ndevice_publish = [\"v1/{device}\"]\n", "forebay.toml:2", "device_publish", "hub"),
+        ("[access]\ndevice_subscribe = [\"a#\"]\n", "forebay.toml:2", "device_subscribe", "topic filter"),
     ];
     for (text, place, key, allowed) in table {
         for (code, said) in judged(text) {
@@ -54,6 +56,17 @@ fn a_good_file_passes_the_check_and_is_used() {
     let mut second = broker.online(Version::V311, &device, "two");
     assert_eq!(first.until_closed(SOON), [], "one connection per device is one");
     second.telemetry("{a:1}");
+}
+
+#[test]
+fn a_device_publishes_where_the_configuration_grants_it_to_its_name_and_nowhere_else() {
+    let setting = "[access]\ndevice_publish = [\"state/{device}/#\"]";
+    let broker = Setup::new().setting(setting).start();
+    let device = broker.add_device("pump");
+    let mut pump = broker.online(Version::V5, &device, "one");
+    // 0x10: accepted, and nobody subscribes.
+    assert!(matches!(pump.publish("state/pump/valve", "open"), 0 | 0x10));
+    assert_eq!(pump.publish("state/fan/valve", "open"), 0x87);
 }
 
 #[test]

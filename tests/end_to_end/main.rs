@@ -10,6 +10,7 @@ mod configuration;
 mod credentials;
 mod durability;
 mod lifecycle;
+mod local_clients;
 mod not_offered;
 mod payloads;
 mod quickstart;

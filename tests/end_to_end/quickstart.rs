@@ -209,7 +209,7 @@ fn a_second_quickstart_finds_everything_and_changes_nothing() {
     let devices =
         rusqlite::Connection::open(home.path().join("forebay-data/registry.db")).expect("it is there");
     let count: i64 =
-        devices.query_row("SELECT count(*) FROM devices", [], |row| row.get(0)).expect("a count");
+        devices.query_row("SELECT count(*) FROM identities", [], |row| row.get(0)).expect("a count");
     assert_eq!(count, 1);
 }
 

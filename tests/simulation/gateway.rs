@@ -117,7 +117,7 @@ impl Gateway {
     ) -> Result<Self, StoreError> {
         let registry = Registry::open(&data_dir(), options)?;
         let buffer = Buffer::open(&data_dir(), options, boot, now, clock)?;
-        let broker = new_broker(limits.clone(), registry.devices()?, &buffer, seed);
+        let broker = new_broker(limits.clone(), registry.identities()?, &buffer, seed);
         let quarantine_max = buffer.quarantine_len()?.max(limits.quarantine_rows.into());
         Ok(Self {
             broker,
@@ -140,7 +140,7 @@ impl Gateway {
 
     /// The devices the registry holds.
     pub fn devices(&self) -> Result<Vec<Identity>, StoreError> {
-        self.registry.devices()
+        self.registry.identities()
     }
 
     /// When the loop wakes up of its own accord.

@@ -134,7 +134,7 @@ impl Devices {
         self.by_name.get(name).cloned()
     }
 
-    pub fn add(&mut self, name: &DeviceName, token: TokenHash, now: Wall) -> Outcome {
+    pub fn add(&mut self, name: &DeviceName, role: Role, token: TokenHash, now: Wall) -> Outcome {
         if self.by_name.contains_key(name) {
             return Outcome::DuplicateName;
         }
@@ -146,7 +146,7 @@ impl Devices {
         let device = Identity {
             id,
             name: name.clone(),
-            role: Role::Device,
+            role,
             token_hash: token,
             enabled: true,
             created: now,

@@ -2,7 +2,7 @@
 
 use forebay::{
     clock::Wall,
-    identity::TokenHash,
+    identity::{Grant, Rights, Role, TokenHash},
     ids::{DeviceName, IdentityId},
     store::{Registry, StoreError},
 };
@@ -49,7 +49,7 @@ impl<'a> Both<'a> {
                 self.is_changed = false;
             }
         }
-        assert_eq!(self.broker.devices().expect("read"), self.model.all());
+        assert_eq!(self.broker.identities().expect("read"), self.model.all());
     }
 
     fn change(&mut self) {
@@ -57,8 +57,15 @@ impl<'a> Both<'a> {
         let token = TokenHash::of(&format!("token-{}", self.chance.below(8)));
         let now = Wall(self.chance.below(1000) as i64);
         let registry = &mut self.command_line;
-        let (found, expected) = match self.chance.below(4) {
-            0 => (registry.add(&name, &token, now).map(drop), self.model.add(&name, token, now)),
+        let (found, expected) = match self.chance.below(5) {
+            0 => {
+                (registry.add(&name, &token, now).map(drop), self.model.add(&name, Role::Device, token, now))
+            }
+            4 => {
+                let rights = rights(&mut self.chance);
+                let expected = self.model.add(&name, Role::Client(rights.clone()), token, now);
+                (registry.add_client(&name, rights, &token, now).map(drop), expected)
+            }
             1 => (registry.set_token(&name, &token).map(drop), self.model.set_token(&name, token)),
             2 => {
                 let enabled = self.chance.coin();
@@ -90,6 +97,14 @@ impl<'a> Both<'a> {
     fn name(&mut self) -> DeviceName {
         DeviceName::parse(&format!("device-{}", self.chance.below(5))).expect("a valid name")
     }
+}
+
+fn rights(chance: &mut Chance) -> Rights {
+    let mut grant = || match chance.below(3) {
+        0 => Grant::Ordinary,
+        filters => Grant::Only((1..filters).map(|n| format!("hall {n}/#")).collect()),
+    };
+    Rights { publish: grant(), subscribe: grant() }
 }
 
 fn open(place: &Place) -> Registry {

@@ -83,7 +83,7 @@ impl Promises {
 
     /// Checks the registry: each device is as it was confirmed, or as it was asked to be.
     pub fn check_registry(&self, registry: &Registry) -> Result<(), String> {
-        let found = registry.devices().map_err(|error| error.to_string())?;
+        let found = registry.identities().map_err(|error| error.to_string())?;
         for (name, possible) in &self.devices {
             let device = found.iter().find(|device| device.name == *name);
             let state = device.map(|device| (device.token_hash, device.enabled));

@@ -1,0 +1,75 @@
+//! `forebay client`: what is peculiar to local clients, their rights; the rest is in `identities`.
+
+use clap::Subcommand;
+use forebay::{
+    identity::{Grant, Rights},
+    ids::DeviceName,
+};
+
+use super::{
+    Failure, GlobalArguments,
+    identities::{self, IdentityCommand, Kind, Making, now},
+    token_source,
+};
+use crate::config::access::plain_filter;
+
+/// What to do with local clients.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Adds a local client and prints its token, alone on standard output
+    Add {
+        /// The client's name
+        #[arg(value_parser = identities::name)]
+        name: DeviceName,
+        /// Where it may publish; may be given again [default: everywhere but the hub's topics, devices/ and $]
+        #[arg(long, value_name = "FILTER", value_parser = filter)]
+        publish: Vec<String>,
+        /// What it may subscribe to; may be given again [default: everything but the hub's topics and $]
+        #[arg(long, value_name = "FILTER", value_parser = filter)]
+        subscribe: Vec<String>,
+        /// Takes the token from standard input instead of making one; the one value is `-`
+        #[arg(long, value_name = "-", allow_hyphen_values = true)]
+        token: Option<String>,
+    },
+    /// What is done to devices as well.
+    #[command(flatten)]
+    Other(IdentityCommand),
+}
+
+/// Does what `command` says, in the registry of the data directory.
+///
+/// # Errors
+/// If the client is not there, or is there already, or the registry cannot be used.
+pub fn run(global: &GlobalArguments, command: ClientCommand) -> Result<(), Failure> {
+    match command {
+        ClientCommand::Add { name, publish, subscribe, token } => {
+            token.as_deref().map_or(Ok(()), token_source::is_given)?;
+            let rights = Rights { publish: grant(publish), subscribe: grant(subscribe) };
+            let mut registry = identities::open(global, Making::IfMissing)?;
+            identities::add(Kind::Client, &name, token.is_some(), |token| {
+                registry.add_client(&name, rights.clone(), &token.hash(), now()).map(drop)
+            })
+        }
+        ClientCommand::Other(command) => identities::run(global, Kind::Client, command),
+    }
+}
+
+fn grant(filters: Vec<String>) -> Grant {
+    if filters.is_empty() { Grant::Ordinary } else { Grant::Only(filters) }
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    plain_filter(text)?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_filter_means_the_ordinary_rights_and_any_filter_only_what_it_covers() {
+        assert_eq!(grant(vec![]), Grant::Ordinary);
+        assert_eq!(grant(vec!["a/#".to_owned()]), Grant::Only(vec!["a/#".to_owned()]));
+    }
+}

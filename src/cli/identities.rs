@@ -1,0 +1,446 @@
+//! What `forebay device` and `forebay client` have in common; a running broker notices every change by itself.
+//!
+//! A token is printed alone on standard output, once, and everything else on standard error.
+
+use std::fmt;
+
+use clap::Subcommand;
+use forebay::{
+    clock::Wall,
+    identity::{Grant, Identity, Rights, Role, Token},
+    ids::DeviceName,
+    store::{DataDir, Registry, StoreError, StoreOptions},
+};
+use jiff::Timestamp;
+use log::LevelFilter;
+use serde_json::json;
+
+use super::{
+    Failure, GlobalArguments, logging,
+    output::{one_line, print_line, tell, to_the_second},
+    settings::Surroundings,
+    token_source::{token_from_input, warn_if_weak, with_fresh_token},
+};
+
+/// How the ordinary rights are called.
+const ORDINARY: &str = "everything but the hub's topics and $";
+
+/// Whom a command is for; `Display` is the word of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `forebay device`.
+    Device,
+    /// `forebay client`.
+    Client,
+}
+
+/// Whether a data directory may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// One may be added before the broker first runs.
+    IfMissing,
+    /// Anything else asks for what is there.
+    No,
+}
+
+/// What can be done with devices and clients alike.
+#[derive(Clone, Debug, Subcommand)]
+pub enum IdentityCommand {
+    /// Lists them
+    List {
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one
+    Show {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: DeviceName,
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Gives it a new token and prints that, alone on standard output; the old one stops working at once
+    Rotate {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: DeviceName,
+    },
+    /// Gives it the token on standard input; the old one stops working at once
+    SetToken {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: DeviceName,
+    },
+    /// Shuts it out until it is enabled again
+    Disable {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: DeviceName,
+    },
+    /// Lets it in again
+    Enable {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: DeviceName,
+    },
+    /// Removes it; a device's readings stay
+    Remove {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: DeviceName,
+    },
+}
+
+/// Does what `command` says to those of `kind`.
+///
+/// # Errors
+/// If nobody of that kind has the name, or the registry cannot be used.
+pub fn run(global: &GlobalArguments, kind: Kind, command: IdentityCommand) -> Result<(), Failure> {
+    let registry = &mut open(global, Making::No)?;
+    match command {
+        IdentityCommand::List { json } => {
+            let all = registry.identities()?;
+            let ours: Vec<_> = all.into_iter().filter(|found| Kind::of(found) == kind).collect();
+            list(&ours, kind, json)
+        }
+        IdentityCommand::Show { name, json } => show(&existing(registry, kind, &name)?, json),
+        IdentityCommand::Rotate { name } => rotate(registry, kind, &name),
+        IdentityCommand::SetToken { name } => set_token(registry, kind, &name),
+        IdentityCommand::Disable { name } => set_enabled(registry, kind, &name, false),
+        IdentityCommand::Enable { name } => set_enabled(registry, kind, &name, true),
+        IdentityCommand::Remove { name } => remove(registry, kind, &name),
+    }
+}
+
+/// Opens the registry of the data directory.
+///
+/// # Errors
+/// If the configuration is wrong, or the registry cannot be used.
+pub fn open(global: &GlobalArguments, making: Making) -> Result<Registry, Failure> {
+    let surroundings = Surroundings::of_this_process();
+    let config = surroundings.config(global)?;
+    logging::start(config.log_level.map(|level| level.min(LevelFilter::Warn)), LevelFilter::Warn)?;
+    let path = surroundings.data_dir(global, &config)?;
+    let data_dir = match making {
+        Making::IfMissing => DataDir::open(&path)?,
+        Making::No => DataDir::open_existing(&path)?,
+    };
+    Ok(Registry::open(&data_dir, &StoreOptions::default())?)
+}
+
+/// Adds what `store` stores with the token it is given, and prints the token.
+///
+/// # Errors
+/// Those of `store`, or that there is no token, or nowhere to print it.
+pub fn add(
+    kind: Kind,
+    name: &DeviceName,
+    own_token: bool,
+    mut store: impl FnMut(&Token) -> Result<(), StoreError>,
+) -> Result<(), Failure> {
+    if own_token {
+        let token = token_from_input(name)?;
+        store(&token)?;
+        warn_if_weak(&token);
+        tell(&format!("added {name}"));
+        return print_token(kind, name, &token);
+    }
+    let token = with_fresh_token(store)?;
+    tell(&format!("added {name}; its token is shown this once and is not stored"));
+    print_token(kind, name, &token)
+}
+
+/// Now, as the registry keeps it.
+pub fn now() -> Wall {
+    Wall(Timestamp::now().as_millisecond())
+}
+
+/// Parses a name on the command line.
+///
+/// # Errors
+/// Why it is none.
+pub fn name(text: &str) -> Result<DeviceName, String> {
+    DeviceName::parse(text).map_err(|error| error.to_string())
+}
+
+fn rotate(registry: &mut Registry, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
+    existing(registry, kind, name)?;
+    let token = with_fresh_token(|token| registry.set_token(name, &token.hash()).map(drop))?;
+    tell(&format!("{name} has a new token, shown this once; the old one no longer works"));
+    print_token(kind, name, &token)
+}
+
+/// A token nobody could read is lost for good: here a reader that left is a failure.
+fn print_token(kind: Kind, name: &DeviceName, token: &Token) -> Result<(), Failure> {
+    print_line(token.reveal()).map_err(|_| {
+        Failure::Failed(format!(
+            "cannot write the token of {name} to standard output, and it is not stored; \
+             make another with `forebay {kind} rotate`"
+        ))
+    })
+}
+
+fn set_token(registry: &mut Registry, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
+    // Nobody is asked for the token of one that is not there.
+    existing(registry, kind, name)?;
+    let token = token_from_input(name)?;
+    registry.set_token(name, &token.hash())?;
+    warn_if_weak(&token);
+    tell(&format!("{name} has the token given; the old one no longer works"));
+    Ok(())
+}
+
+fn set_enabled(registry: &mut Registry, kind: Kind, name: &DeviceName, enabled: bool) -> Result<(), Failure> {
+    existing(registry, kind, name)?;
+    registry.set_enabled(name, enabled)?;
+    tell(&format!(
+        "{name} is {}",
+        if enabled { "enabled" } else { "disabled and is shut out until it is enabled" }
+    ));
+    Ok(())
+}
+
+fn remove(registry: &mut Registry, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
+    match registry.find(name) {
+        Ok(found) => drop(of_kind(found, kind, name)?),
+        // What a damaged row was cannot be told; removing it is the one thing that helps.
+        Err(StoreError::Corrupt(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    registry.remove(name)?;
+    tell(&match kind {
+        Kind::Device => format!("removed {name}; its readings stay"),
+        Kind::Client => format!("removed {name}"),
+    });
+    Ok(())
+}
+
+/// The one of `kind` that is called `name`.
+///
+/// # Errors
+/// If nobody is, or one of the other kind is.
+pub fn existing(registry: &Registry, kind: Kind, name: &DeviceName) -> Result<Identity, Failure> {
+    of_kind(registry.find(name)?, kind, name)
+}
+
+/// `found` if it is of this kind: the commands of one kind leave the other alone.
+fn of_kind(found: Option<Identity>, kind: Kind, name: &DeviceName) -> Result<Identity, Failure> {
+    let Some(identity) = found else {
+        return Err(Failure::Failed(format!(
+            "no {kind} is named {name}; check the spelling against `forebay {kind} list`"
+        )));
+    };
+    match Kind::of(&identity) {
+        its if its == kind => Ok(identity),
+        its => Err(Failure::Failed(format!("{name} is a {its}; use `forebay {its} ...`"))),
+    }
+}
+
+impl Kind {
+    fn of(identity: &Identity) -> Self {
+        match identity.role {
+            Role::Device => Self::Device,
+            Role::Client(_) => Self::Client,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Device => "device",
+            Self::Client => "client",
+        })
+    }
+}
+
+fn list(identities: &[Identity], kind: Kind, json: bool) -> Result<(), Failure> {
+    if json {
+        let array: Vec<_> = identities.iter().map(as_json).collect();
+        return print_line(&serde_json::Value::from(array).to_string());
+    }
+    if identities.is_empty() {
+        tell(&format!("there are no {kind}s; `forebay {kind} add NAME` adds one"));
+        return Ok(());
+    }
+    print_line(table(identities, kind).trim_end())
+}
+
+fn show(identity: &Identity, json: bool) -> Result<(), Failure> {
+    if json {
+        return print_line(&as_json(identity).to_string());
+    }
+    let name = one_line(identity.name.as_str());
+    let (state, created, seen) = (state(identity), to_the_second(identity.created.0), last_seen(identity));
+    let mut text = format!("name       {name}\nstate      {state}\ncreated    {created}\nlast seen  {seen}");
+    if let Role::Client(rights) = &identity.role {
+        text +=
+            &format!("\npublish    {}\nsubscribe  {}", granted(&rights.publish), granted(&rights.subscribe));
+    }
+    print_line(&text)
+}
+
+/// Neither the token, which nobody has, nor its hash; a client's ordinary rights are null.
+fn as_json(identity: &Identity) -> serde_json::Value {
+    let mut object = json!({
+        "name": identity.name.as_str(),
+        "enabled": identity.enabled,
+        "created": identity.created.0,
+        "last_seen": identity.last_seen.map(|seen| seen.0),
+    });
+    if let Role::Client(rights) = &identity.role {
+        for (key, grant) in [("publish", &rights.publish), ("subscribe", &rights.subscribe)] {
+            object[key] = match grant {
+                Grant::Ordinary => serde_json::Value::Null,
+                Grant::Only(filters) => filters.as_slice().into(),
+            };
+        }
+    }
+    object
+}
+
+fn table(identities: &[Identity], kind: Kind) -> String {
+    let longest = identities.iter().map(|identity| identity.name.as_str().chars().count()).max();
+    let width = longest.unwrap_or(0).max("name".len());
+    let row = |name: &str, state: &str, created: &str, seen: &str, rights: &str| {
+        let line = format!("{name:<width$}  {state:<8}  {created:<19}  {seen:<19}  {rights}");
+        line.trim_end().to_owned() + "\n"
+    };
+    let rows = identities.iter().map(|identity| {
+        row(
+            &one_line(identity.name.as_str()),
+            state(identity),
+            &to_the_second(identity.created.0),
+            &last_seen(identity),
+            &rights(&identity.role),
+        )
+    });
+    let last = if kind == Kind::Client { "rights" } else { "" };
+    row("name", "state", "created (UTC)", "last seen (UTC)", last) + &rows.collect::<String>()
+}
+
+fn rights(role: &Role) -> String {
+    match role {
+        Role::Device => String::new(),
+        Role::Client(Rights { publish: Grant::Ordinary, subscribe: Grant::Ordinary }) => ORDINARY.to_owned(),
+        Role::Client(Rights { publish, subscribe }) => {
+            format!("publish: {}; subscribe: {}", granted(publish), granted(subscribe))
+        }
+    }
+}
+
+fn granted(grant: &Grant) -> String {
+    match grant {
+        Grant::Ordinary => ORDINARY.to_owned(),
+        Grant::Only(filters) if filters.is_empty() => "nothing".to_owned(),
+        Grant::Only(filters) => one_line(&filters.join(", ")).into_owned(),
+    }
+}
+
+fn state(identity: &Identity) -> &'static str {
+    if identity.enabled { "enabled" } else { "disabled" }
+}
+
+fn last_seen(identity: &Identity) -> String {
+    identity.last_seen.map_or_else(|| "never".to_owned(), |seen| to_the_second(seen.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forebay::ids::IdentityId;
+
+    fn device(name: &str) -> Identity {
+        Identity {
+            id: IdentityId(1),
+            name: DeviceName::parse(name).expect(name),
+            role: Role::Device,
+            token_hash: Token::parse("7qPzL0aXw2RnT5vYb9Kd").expect("a token").hash(),
+            enabled: true,
+            created: Wall(1_795_497_055_000),
+            last_seen: None,
+        }
+    }
+
+    fn client(name: &str, publish: Grant, subscribe: Grant) -> Identity {
+        Identity { role: Role::Client(Rights { publish, subscribe }), ..device(name) }
+    }
+
+    fn only(filters: &[&str]) -> Grant {
+        Grant::Only(filters.iter().map(|filter| (*filter).to_owned()).collect())
+    }
+
+    #[test]
+    fn json_shows_no_token_and_no_hash() {
+        let seen = Identity { last_seen: Some(Wall(5)), enabled: false, ..device("pump") };
+        assert_eq!(
+            as_json(&device("demo")).to_string(),
+            r#"{"created":1795497055000,"enabled":true,"last_seen":null,"name":"demo"}"#
+        );
+        assert_eq!(
+            as_json(&seen).to_string(),
+            r#"{"created":1795497055000,"enabled":false,"last_seen":5,"name":"pump"}"#
+        );
+    }
+
+    #[test]
+    fn json_shows_a_clients_rights() {
+        let red = client("red", only(&["a/+", "b"]), Grant::Ordinary);
+        assert_eq!(
+            as_json(&red).to_string(),
+            r#"{"created":1795497055000,"enabled":true,"last_seen":null,"name":"red","publish":["a/+","b"],"subscribe":null}"#
+        );
+    }
+
+    #[test]
+    fn a_table_of_devices_lines_up() {
+        let long = Identity { enabled: false, last_seen: Some(Wall(0)), ..device("a longer name") };
+        assert_eq!(
+            table(&[device("demo"), long], Kind::Device),
+            "name           state     created (UTC)        last seen (UTC)\n\
+             demo           enabled   2026-11-24 05:10:55  never\n\
+             a longer name  disabled  2026-11-24 05:10:55  1970-01-01 00:00:00\n"
+        );
+    }
+
+    #[test]
+    fn a_table_of_clients_shows_their_rights() {
+        let clients = [
+            client("any", Grant::Ordinary, Grant::Ordinary),
+            client("red", only(&["a/+", "b"]), only(&[])),
+            client("blue", Grant::Ordinary, only(&["c\u{202e}/#"])),
+        ];
+        assert_eq!(
+            table(&clients, Kind::Client),
+            "name  state     created (UTC)        last seen (UTC)      rights\n\
+             any   enabled   2026-11-24 05:10:55  never                everything but the hub's topics and $\n\
+             red   enabled   2026-11-24 05:10:55  never                publish: a/+, b; subscribe: nothing\n\
+             blue  enabled   2026-11-24 05:10:55  never                \
+             publish: everything but the hub's topics and $; subscribe: c\\u{202e}/#\n"
+        );
+    }
+
+    #[test]
+    fn the_commands_of_one_kind_leave_the_other_alone() {
+        let name = DeviceName::parse("red").expect("a name");
+        let red = client("red", Grant::Ordinary, Grant::Ordinary);
+        let refusal = |found, kind| of_kind(found, kind, &name).expect_err("refused");
+        assert_eq!(
+            refusal(Some(red.clone()), Kind::Device),
+            Failure::Failed("red is a client; use `forebay client ...`".to_owned())
+        );
+        assert_eq!(
+            refusal(Some(device("red")), Kind::Client),
+            Failure::Failed("red is a device; use `forebay device ...`".to_owned())
+        );
+        assert_eq!(
+            refusal(None, Kind::Client),
+            Failure::Failed(
+                "no client is named red; check the spelling against `forebay client list`".to_owned()
+            )
+        );
+        assert_eq!(of_kind(Some(red.clone()), Kind::Client, &name), Ok(red));
+    }
+}

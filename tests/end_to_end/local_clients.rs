@@ -1,0 +1,114 @@
+//! Local clients on the command line, and at the broker's door: their tokens are let in, and no longer once taken away.
+
+use std::{io::Write as _, process::Stdio};
+
+use crate::support::{
+    broker::Broker,
+    client::{Client, Event},
+    home::{Home, stderr},
+    wait::WITHIN_A_SECOND,
+    wire::{Connect, Version},
+};
+
+fn answer(broker: &Broker, token: &str) -> u8 {
+    let mut client = Client::dial(broker.plain());
+    let connack = client.ask_in(Version::V311, &Connect::new(Version::V311, "red").user(token));
+    connack.connack().expect("a CONNACK")
+}
+
+fn listed(home: &Home, kind: &str) -> serde_json::Value {
+    serde_json::from_str(&home.must(&[kind, "list", "--json"])).expect("--json prints JSON")
+}
+
+fn token_of(printed: &str) -> String {
+    let token = printed.trim_end();
+    assert_eq!(printed, format!("{token}\n"), "the token stands alone on standard output");
+    assert_eq!(token.len(), 20);
+    token.to_owned()
+}
+
+#[test]
+fn a_client_is_added_rotated_and_removed_while_the_broker_runs() {
+    let broker = Broker::start();
+    let old = token_of(&broker.must(&["client", "add", "red"]));
+    let mut connected = Client::dial(broker.plain());
+    connected.connect(Version::V5, "red", &old);
+
+    let new = token_of(&broker.must(&["client", "rotate", "red"]));
+    assert_eq!(connected.dismissed(), 0x98);
+    assert_eq!(connected.next(WITHIN_A_SECOND), Event::Closed);
+    assert_eq!(answer(&broker, &old), 5);
+    assert_eq!(answer(&broker, &new), 0);
+
+    broker.must(&["client", "disable", "red"]);
+    assert_eq!(answer(&broker, &new), 5);
+    broker.must(&["client", "enable", "red"]);
+    assert_eq!(answer(&broker, &new), 0);
+
+    broker.must(&["client", "remove", "red"]);
+    assert_eq!(answer(&broker, &new), 5);
+    assert_eq!(listed(&broker, "client"), serde_json::json!([]));
+}
+
+#[test]
+fn a_client_has_the_token_and_the_rights_it_was_given() {
+    let home = Home::new();
+    let mut child = home
+        .command(&["client", "add", "red", "--publish", "hall/#", "--publish", "a/+", "--token", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("forebay starts");
+    child.stdin.take().expect("piped").write_all(b"chosenByTheOperator7\n").expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.stdout, b"chosenByTheOperator7\n");
+
+    let shown: serde_json::Value =
+        serde_json::from_str(&home.must(&["client", "show", "red", "--json"])).expect("JSON");
+    assert_eq!(shown["publish"], serde_json::json!(["hall/#", "a/+"]));
+    assert_eq!(shown["subscribe"], serde_json::Value::Null);
+    for arguments in [&["client", "list"][..], &["client", "show", "red"]] {
+        let printed = home.must(arguments);
+        assert!(printed.contains("hall/#, a/+"), "{printed}");
+        assert!(printed.contains("everything but the hub's topics and $"), "{printed}");
+        assert!(!printed.contains("chosenByTheOperator7"), "{printed}");
+    }
+}
+
+#[test]
+fn a_filter_that_is_none_is_named_and_nothing_is_added() {
+    let home = Home::new();
+    for (flag, filter) in [("--publish", "hall/#/lamp"), ("--subscribe", "$share/g/hall"), ("--publish", "")]
+    {
+        let output = home.run(&["client", "add", "red", flag, filter]);
+        assert_eq!(output.status.code(), Some(2), "{filter:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("{filter:?}")), "{filter:?}: {}", stderr(&output));
+    }
+    assert!(!home.data_dir().exists());
+}
+
+#[test]
+fn the_commands_for_devices_and_for_clients_leave_each_other_alone() {
+    let home = Home::new();
+    let device = home.add_device("pump");
+    home.must(&["client", "add", "red"]);
+    for verb in ["show", "rotate", "set-token", "disable", "enable", "remove"] {
+        for (kind, name, other) in [("device", "red", "client"), ("client", "pump", "device")] {
+            let output = home.run(&[kind, verb, name]);
+            assert_eq!(output.status.code(), Some(1), "{kind} {verb} {name}");
+            let said = format!("{name} is a {other}; use `forebay {other} ...`");
+            assert!(stderr(&output).contains(&said), "{kind} {verb}: {}", stderr(&output));
+        }
+    }
+    for (kind, name) in [("device", "red"), ("client", "pump")] {
+        let output = home.run(&[kind, "add", name]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(&format!("named {name} exists already")), "{}", stderr(&output));
+    }
+    let (devices, clients) = (listed(&home, "device"), listed(&home, "client"));
+    assert_eq!(devices.as_array().map(Vec::len), Some(1));
+    assert_eq!(devices[0]["name"], "pump");
+    assert_eq!(clients.as_array().map(Vec::len), Some(1));
+    assert_eq!(clients[0]["name"], "red");
+    assert_eq!(devices[0]["enabled"], true, "{} was not touched", device.name);
+}
