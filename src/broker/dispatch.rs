@@ -193,10 +193,10 @@ impl Broker {
         if let DecodeError::UnsupportedProtocolLevel(level) = error {
             let version =
                 if (6..0x80).contains(&level) { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
-            return self.refuse(conn, Refusal::ProtocolLevel(level), version, now);
+            return self.refuse(conn, Refusal::ProtocolLevel(level), (version, u32::MAX), now);
         }
         if header.packet_type == PacketType::Connect && body.starts_with(b"\0\x04MQTT\x05") {
-            self.send_connack(conn, error.reason_code(), ProtocolVersion::V5, Properties::EMPTY);
+            self.send_connack(conn, error.reason_code(), ProtocolVersion::V5, u32::MAX);
         }
         self.close(conn, CloseReason::Malformed(error), now);
     }
@@ -211,7 +211,8 @@ impl Broker {
                 {
                     self.refusals.note(connection.address, now.mono, &self.limits);
                 }
-                self.refuse(conn, refusal, connect.version, now);
+                let bytes_max = connect.properties.maximum_packet_size_bytes().unwrap_or(u32::MAX);
+                self.refuse(conn, refusal, (connect.version, bytes_max), now);
             }
         }
     }
@@ -268,20 +269,22 @@ impl Broker {
         }
     }
 
-    fn refuse(&mut self, conn: ConnId, refusal: Refusal, version: ProtocolVersion, now: Now) {
-        self.send_connack(conn, refusal.code(version), version, Properties::EMPTY);
+    /// Tells why, if the client takes a packet of that size. [MQTT-3.1.2-24 of 5.0]
+    fn refuse(
+        &mut self,
+        conn: ConnId,
+        refusal: Refusal,
+        (version, bytes_max): (ProtocolVersion, u32),
+        now: Now,
+    ) {
+        self.send_connack(conn, refusal.code(version), version, bytes_max);
         self.close(conn, CloseReason::Refused(refusal), now);
     }
 
-    fn send_connack(
-        &mut self,
-        conn: ConnId,
-        reason: ReasonCode,
-        version: ProtocolVersion,
-        properties: Properties<'_>,
-    ) {
+    fn send_connack(&mut self, conn: ConnId, reason: ReasonCode, version: ProtocolVersion, bytes_max: u32) {
+        let properties = Properties::EMPTY;
         let connack = Packet::ConnAck(ConnAck { session_present: false, reason, properties });
-        self.send(conn, &connack, version, u32::MAX);
+        self.send(conn, &connack, version, bytes_max);
     }
 
     fn on_disconnect(&mut self, conn: ConnId, disconnect: &Disconnect<'_>, now: Now) {

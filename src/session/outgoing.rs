@@ -171,11 +171,11 @@ impl Outgoing {
         self.finish(packet_id, Awaits::Complete)
     }
 
-    /// Takes what came from shared subscriptions and is not the client's yet, oldest first: the connection is over, and
-    /// others of the group are to have it. [§4.8.2]
+    /// Takes what came from shared subscriptions and may go to others, oldest first: the connection is over. A delivery of
+    /// QoS 2 that was begun stays with the client it was begun with. [MQTT-4.8.2-5 of 5.0]
     pub fn take_shared(&mut self) -> Vec<Delivery> {
         let sent =
-            self.in_flight.drain(..).filter(|sent| sent.awaits != Awaits::Complete).map(|sent| sent.delivery);
+            self.in_flight.drain(..).filter(|sent| sent.awaits == Awaits::Ack).map(|sent| sent.delivery);
         sent.chain(self.waiting.drain(..)).filter(|delivery| delivery.group.is_some()).collect()
     }
 

@@ -26,8 +26,10 @@ impl AccessRights {
             Role::Device => {
                 let name = identity.name.as_str();
                 let granted = |filters: &[String]| {
-                    // A name holds no wildcard and no slash, so it cannot widen a filter.
-                    Grant::Only(filters.iter().map(|f| f.replace(DEVICE_PLACEHOLDER, name)).collect())
+                    // A name holds no wildcard and no slash, so it cannot widen a filter; but one that comes first
+                    // could lead into a name space that nobody granted.
+                    let named = filters.iter().map(|filter| filter.replace(DEVICE_PLACEHOLDER, name));
+                    Grant::Only(named.filter(|filter| !is_reserved(filter)).collect())
                 };
                 Self {
                     publish: granted(&grants.publish),
@@ -50,8 +52,7 @@ impl AccessRights {
 
     /// Whether it may publish to `topic`, the device API apart.
     pub fn may_publish(&self, topic: TopicName<'_>) -> bool {
-        let text = topic.as_str();
-        if text.starts_with('$') || text.starts_with(DEVICES_NAME_SPACE) || topics::is_hub_filter(text) {
+        if is_reserved(topic.as_str()) {
             return false;
         }
         match &self.publish {
@@ -70,6 +71,11 @@ impl AccessRights {
             Grant::Only(filters) => filters.iter().any(|granted| covers(granted, text)),
         }
     }
+}
+
+/// Whether a topic or filter lies where only the broker and the hub have a say.
+fn is_reserved(text: &str) -> bool {
+    text.starts_with('$') || text.starts_with(DEVICES_NAME_SPACE) || topics::is_hub_filter(text)
 }
 
 /// Whether everything that `filter` matches is matched by `granted`.
@@ -136,6 +142,20 @@ mod tests {
         assert!(pump.may_subscribe(filter("command/pump/+")));
         for wider in ["command/pump/#", "command/+/open", "command/fan/open", "#", "command/pump"] {
             assert!(!pump.may_subscribe(filter(wider)), "{wider}");
+        }
+    }
+
+    #[test]
+    fn a_devices_name_opens_no_name_space_that_was_not_granted() {
+        let grants = DeviceGrants { publish: vec![], subscribe: vec!["{device}/#".to_owned()] };
+        for (name, wanted, granted) in [
+            ("pump", "pump/x", true),
+            ("devices", "devices/fan/telemetry", false),
+            ("$SYS", "$SYS/x", false),
+            ("v1", "v1/x", false),
+        ] {
+            let rights = AccessRights::of(&identity(name, Role::Device), &grants);
+            assert_eq!(rights.may_subscribe(filter(wanted)), granted, "{name}");
         }
     }
 
