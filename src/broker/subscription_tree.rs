@@ -1,5 +1,5 @@
-//! Who subscribed to a topic: a tree with one step per level, so that subscriptions which have nothing to do with a topic
-//! cost nothing when it is looked up.
+//! Who subscribed to a topic: a tree with one step per level, so that subscriptions which have nothing to do with a
+//! topic cost nothing when it is looked up.
 //!
 //! Iterative throughout: a filter of many levels costs memory, never stack.
 
@@ -45,8 +45,9 @@ struct Node {
     rest: Ends,
 }
 
-/// The levels that follow one node, by name. Most nodes have one child or none, and a map for one costs ten times the child.
+/// The levels that follow one node, by name. Most nodes have one or none, and a map for one costs ten times the child.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "the box makes every node smaller, and few nodes have the map")]
 enum Children {
     #[default]
     None,
