@@ -1,5 +1,5 @@
-//! Who subscribed to a topic: a tree with one step per level, so that subscriptions which have nothing to do with a topic
-//! cost nothing when it is looked up.
+//! Who subscribed to a topic: a tree with one step per level, so that subscriptions which have nothing to do with a
+//! topic cost nothing when it is looked up.
 //!
 //! Iterative throughout: a filter of many levels costs memory, never stack.
 
@@ -36,7 +36,7 @@ pub struct Group {
 /// Where a path of levels leads. Nodes that lead nowhere are taken away.
 #[derive(Debug, Default)]
 struct Node {
-    children: BTreeMap<Box<str>, u32>,
+    children: Children,
     /// Behind `+`; 0 for none, since nothing leads to the root.
     any: u32,
     /// Filters that end here.
@@ -45,9 +45,23 @@ struct Node {
     rest: Ends,
 }
 
-/// Those whose filter ends at one place.
+/// The levels that follow one node, by name. Most nodes have one or none, and a map for one costs ten times the child.
 #[derive(Debug, Default)]
-struct Ends {
+#[expect(clippy::box_collection, reason = "the box makes every node smaller, and few nodes have the map")]
+enum Children {
+    #[default]
+    None,
+    One(Box<str>, u32),
+    Many(Box<BTreeMap<Box<str>, u32>>),
+}
+
+/// Those whose filter ends at one place; at most places none does, which costs a pointer.
+#[derive(Debug, Default)]
+struct Ends(Option<Box<Parties>>);
+
+#[derive(Debug, Default)]
+struct Parties {
+    /// Sorted, so that many of them are found fast.
     plain: Vec<(Subscriber, Terms)>,
     groups: Vec<Group>,
 }
@@ -90,61 +104,152 @@ impl Group {
         self.next = (chosen + 1) % count;
         Some(self.members[chosen])
     }
-}
 
-impl Ends {
-    fn is_empty(&self) -> bool {
-        self.plain.is_empty() && self.groups.is_empty()
-    }
-
-    fn insert(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber, terms: Terms) -> bool {
-        let members = match filter.share() {
-            None => &mut self.plain,
-            Some(_) => {
-                let at = self.group_at(filter).unwrap_or_else(|| {
-                    self.groups.push(Group { filter: filter.as_str().into(), members: Vec::new(), next: 0 });
-                    self.groups.len() - 1
-                });
-                &mut self.groups[at].members
-            }
-        };
-        match members.iter_mut().find(|(other, _)| *other == subscriber) {
+    /// Gives back whether the member is new; it comes after the others.
+    fn insert(&mut self, subscriber: Subscriber, terms: Terms) -> bool {
+        match self.members.iter_mut().find(|(other, _)| *other == subscriber) {
             Some((_, before)) => {
                 *before = terms;
                 false
             }
             None => {
-                members.push((subscriber, terms));
+                self.members.push((subscriber, terms));
                 true
             }
         }
     }
 
-    fn remove(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber) -> bool {
-        if filter.share().is_none() {
-            let Some(at) = self.plain.iter().position(|(other, _)| *other == subscriber) else {
-                return false;
-            };
-            self.plain.swap_remove(at);
-            return true;
-        }
-        let Some(group_at) = self.group_at(filter) else { return false };
-        let group = &mut self.groups[group_at];
-        let Some(at) = group.members.iter().position(|(other, _)| *other == subscriber) else { return false };
-        group.members.remove(at);
-        if at < group.next {
-            group.next -= 1;
-        }
-        if group.members.is_empty() {
-            self.groups.remove(group_at);
-        } else {
-            group.next %= group.members.len();
+    /// Gives back whether the member was there; the turn stays with whoever has it, or passes on if it was theirs.
+    fn remove(&mut self, subscriber: Subscriber) -> bool {
+        let Some(at) = self.members.iter().position(|(other, _)| *other == subscriber) else { return false };
+        self.members.remove(at);
+        self.next -= usize::from(at < self.next);
+        if self.next == self.members.len() {
+            self.next = 0;
         }
         true
     }
+}
 
-    fn group_at(&self, filter: TopicFilter<'_>) -> Option<usize> {
-        self.groups.iter().position(|group| *group.filter == *filter.as_str())
+impl Children {
+    fn get(&self, level: &str) -> Option<u32> {
+        match self {
+            Self::None => None,
+            Self::One(name, child) => (**name == *level).then_some(*child),
+            Self::Many(children) => children.get(level).copied(),
+        }
+    }
+
+    /// Adds a child that is not there yet.
+    fn insert(&mut self, level: &str, child: u32) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(level.into(), child),
+            Self::One(name, other) => {
+                Self::Many(Box::new(BTreeMap::from([(name, other), (level.into(), child)])))
+            }
+            Self::Many(mut children) => {
+                children.insert(level.into(), child);
+                Self::Many(children)
+            }
+        };
+    }
+
+    fn remove(&mut self, level: &str) {
+        if let Self::Many(children) = self {
+            children.remove(level);
+            if children.len() > 1 {
+                return;
+            }
+            *self = children.pop_first().map_or(Self::None, |(name, child)| Self::One(name, child));
+        } else if self.get(level).is_some() {
+            *self = Self::None;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+impl Ends {
+    fn plain(&self) -> &[(Subscriber, Terms)] {
+        self.0.as_ref().map_or(&[], |parties| &parties.plain)
+    }
+
+    fn groups(&self) -> &[Group] {
+        self.0.as_ref().map_or(&[], |parties| &parties.groups)
+    }
+
+    fn groups_mut(&mut self) -> &mut [Group] {
+        self.0.as_mut().map_or(&mut [], |parties| &mut parties.groups)
+    }
+
+    fn group_mut(&mut self, filter: TopicFilter<'_>) -> Option<&mut Group> {
+        self.groups_mut().iter_mut().find(|group| *group.filter == *filter.as_str())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn insert(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber, terms: Terms) -> bool {
+        if filter.share().is_none() {
+            return self.0.get_or_insert_default().insert_plain(subscriber, terms);
+        }
+        if let Some(group) = self.group_mut(filter) {
+            return group.insert(subscriber, terms);
+        }
+        let group = Group { filter: filter.as_str().into(), members: vec![(subscriber, terms)], next: 0 };
+        self.0.get_or_insert_default().groups.push(group);
+        true
+    }
+
+    fn remove(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber) -> bool {
+        let Some(parties) = &mut self.0 else { return false };
+        let was_there = if filter.share().is_none() {
+            parties.remove_plain(subscriber)
+        } else {
+            parties.remove_from_group(filter, subscriber)
+        };
+        if parties.plain.is_empty() && parties.groups.is_empty() {
+            self.0 = None;
+        }
+        was_there
+    }
+}
+
+impl Parties {
+    fn insert_plain(&mut self, subscriber: Subscriber, terms: Terms) -> bool {
+        match self.plain.binary_search_by_key(&subscriber, |(other, _)| *other) {
+            Ok(at) => {
+                self.plain[at].1 = terms;
+                false
+            }
+            Err(at) => {
+                // Most filters have one subscriber, and room for four would be most of its cost.
+                if self.plain.is_empty() {
+                    self.plain.reserve_exact(1);
+                }
+                self.plain.insert(at, (subscriber, terms));
+                true
+            }
+        }
+    }
+
+    fn remove_plain(&mut self, subscriber: Subscriber) -> bool {
+        let found = self.plain.binary_search_by_key(&subscriber, |(other, _)| *other);
+        found.map(|at| self.plain.remove(at)).is_ok()
+    }
+
+    fn remove_from_group(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber) -> bool {
+        let Some(at) = self.groups.iter().position(|group| *group.filter == *filter.as_str()) else {
+            return false;
+        };
+        let was_there = self.groups[at].remove(subscriber);
+        if self.groups[at].members.is_empty() {
+            self.groups.remove(at);
+        }
+        was_there
     }
 }
 
@@ -180,7 +285,7 @@ impl SubscriptionTree {
     /// Calls `found` for each plain subscription that `topic` matches; overlapping ones of one subscriber each count.
     pub fn for_each(&mut self, topic: TopicName<'_>, mut found: impl FnMut(Subscriber, &Terms)) {
         self.walk(topic, |ends| {
-            for (subscriber, terms) in &ends.plain {
+            for (subscriber, terms) in ends.plain() {
                 found(*subscriber, terms);
             }
         });
@@ -189,7 +294,7 @@ impl SubscriptionTree {
     /// Calls `found` for each shared subscription that `topic` matches.
     pub fn for_each_group(&mut self, topic: TopicName<'_>, mut found: impl FnMut(&mut Group)) {
         self.walk(topic, |ends| {
-            for group in &mut ends.groups {
+            for group in ends.groups_mut() {
                 found(group);
             }
         });
@@ -197,9 +302,7 @@ impl SubscriptionTree {
 
     /// The members of the shared subscription `filter`.
     pub fn group_mut(&mut self, filter: TopicFilter<'_>) -> Option<&mut Group> {
-        let ends = self.ends_mut(filter)?;
-        let at = ends.group_at(filter)?;
-        Some(&mut ends.groups[at])
+        self.ends_mut(filter)?.group_mut(filter)
     }
 
     /// How many subscriptions there are.
@@ -246,7 +349,7 @@ impl SubscriptionTree {
         let node = &self.nodes[at as usize];
         match level {
             "+" => Some(node.any).filter(|child| *child != ROOT),
-            _ => node.children.get(level).copied(),
+            _ => node.children.get(level),
         }
     }
 
@@ -261,7 +364,7 @@ impl SubscriptionTree {
         let node = &mut self.nodes[at as usize];
         match level {
             "+" => node.any = child,
-            _ => drop(node.children.insert(level.into(), child)),
+            _ => node.children.insert(level, child),
         }
         child
     }
@@ -295,7 +398,7 @@ impl SubscriptionTree {
             let parent = &mut self.nodes[parent as usize];
             match level {
                 "+" => parent.any = ROOT,
-                _ => drop(parent.children.remove(level)),
+                _ => parent.children.remove(level),
             }
         }
     }
@@ -303,11 +406,17 @@ impl SubscriptionTree {
     /// Panics if an invariant does not hold.
     pub fn check_invariants(&self) {
         let held = |ends: &Ends| {
-            let members = ends.groups.iter().map(|group| {
+            assert!(
+                ends.plain().is_sorted_by(|(one, _), (other, _)| one < other),
+                "a subscriber twice at one place"
+            );
+            let members = ends.groups().iter().map(|group| {
                 assert!(group.next < group.members.len(), "a group without members, or with nobody's turn");
                 group.members.len()
             });
-            ends.plain.len() + members.sum::<usize>()
+            let held = ends.plain().len() + members.sum::<usize>();
+            assert_eq!(held == 0, ends.is_empty(), "nobody is at a place, and it was kept");
+            held
         };
         let held: usize = self.nodes.iter().map(|node| held(&node.exact) + held(&node.rest)).sum();
         assert_eq!(held, self.len);
@@ -328,127 +437,4 @@ fn plain(filter: TopicFilter<'_>) -> TopicFilter<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TERMS: Terms =
-        Terms { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier: None };
-
-    fn filter(text: &str) -> TopicFilter<'_> {
-        TopicFilter::parse(text).expect(text)
-    }
-
-    fn found(tree: &mut SubscriptionTree, topic: &str) -> Vec<u32> {
-        let mut found = Vec::new();
-        tree.for_each(TopicName::parse(topic).expect(topic), |subscriber, _| found.push(subscriber.0));
-        found.sort_unstable();
-        found
-    }
-
-    fn taken(tree: &mut SubscriptionTree, topic: &str) -> Vec<u32> {
-        let mut taken = Vec::new();
-        tree.for_each_group(TopicName::parse(topic).expect(topic), |group| {
-            taken.extend(group.next_member(|_, _| true).map(|(subscriber, _)| subscriber.0));
-        });
-        taken
-    }
-
-    struct Chance(u64);
-
-    impl Chance {
-        fn below(&mut self, bound: u64) -> usize {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((self.0 >> 33) % bound) as usize
-        }
-
-        fn path(&mut self, levels: &[&str]) -> String {
-            let count = 1 + self.below(4);
-            (0..count).map(|_| levels[self.below(levels.len() as u64)]).collect::<Vec<_>>().join("/")
-        }
-    }
-
-    #[test]
-    fn it_finds_what_comparing_with_every_filter_finds() {
-        let mut chance = Chance(7);
-        for _ in 0..200 {
-            let mut tree = SubscriptionTree::default();
-            let mut filters = Vec::new();
-            for subscriber in 0..20 {
-                let mut text = chance.path(&["a", "b", "", "+", "$x", "+"]) + ["", "/#"][chance.below(2)];
-                if text.is_empty() {
-                    text.push('#');
-                }
-                tree.insert(filter(&text), Subscriber(subscriber), TERMS);
-                filters.push(text);
-            }
-            for gone in [3, 11] {
-                assert!(tree.remove(filter(&filters[gone]), Subscriber(gone as u32)));
-                assert!(!tree.remove(filter(&filters[gone]), Subscriber(gone as u32)));
-            }
-            tree.check_invariants();
-            for _ in 0..50 {
-                let topic = chance.path(&["a", "b", "", "$x", "c"]);
-                let Ok(name) = TopicName::parse(&topic) else { continue };
-                let by_comparing: Vec<u32> = (0..20u32)
-                    .filter(|n| ![3, 11].contains(n) && filter(&filters[*n as usize]).matches(name))
-                    .collect();
-                assert_eq!(found(&mut tree, &topic), by_comparing, "{topic} {filters:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_same_filter_again_replaces_its_terms_mqtt_3_8_4_3() {
-        let mut tree = SubscriptionTree::default();
-        assert!(tree.insert(filter("a/#"), Subscriber(1), TERMS));
-        assert!(!tree.insert(filter("a/#"), Subscriber(1), Terms { qos: QoS::AtMostOnce, ..TERMS }));
-        let mut granted = Vec::new();
-        tree.for_each(TopicName::parse("a").expect("a name"), |_, terms| granted.push(terms.qos));
-        assert_eq!((granted, tree.len()), (vec![QoS::AtMostOnce], 1));
-    }
-
-    #[test]
-    fn members_of_a_group_take_turns_and_each_group_gets_each_message() {
-        let mut tree = SubscriptionTree::default();
-        for subscriber in 1..=3 {
-            tree.insert(filter("$share/g/a/+"), Subscriber(subscriber), TERMS);
-        }
-        tree.insert(filter("$share/h/a/b"), Subscriber(9), TERMS);
-        let mut turns: Vec<u32> = (0..4).flat_map(|_| taken(&mut tree, "a/b")).collect();
-        turns.retain(|subscriber| *subscriber != 9);
-        assert_eq!(turns, [1, 2, 3, 1]);
-        assert!(found(&mut tree, "a/b").is_empty(), "a member of a group is no plain subscriber");
-        tree.remove(filter("$share/g/a/+"), Subscriber(1));
-        tree.check_invariants();
-        assert_eq!(taken(&mut tree, "a/x"), [2]);
-        let group = tree.group_mut(filter("$share/g/a/+")).expect("two are left");
-        assert_eq!(group.next_member(|subscriber, _| subscriber.0 != 3).map(|(s, _)| s.0), Some(2));
-    }
-
-    #[test]
-    fn what_was_taken_away_leaves_nothing_behind() {
-        let mut tree = SubscriptionTree::default();
-        for round in 0..1000 {
-            let text = format!("a/{round}/+/b/#");
-            tree.insert(filter(&text), Subscriber(1), TERMS);
-            let shared = format!("$share/g/{text}");
-            tree.insert(filter(&shared), Subscriber(1), TERMS);
-            assert!(tree.remove(filter(&text), Subscriber(1)) && tree.remove(filter(&shared), Subscriber(1)));
-        }
-        tree.check_invariants();
-        assert!(tree.is_empty() && tree.nodes.len() < 10);
-    }
-
-    #[test]
-    fn a_look_up_goes_nowhere_near_unrelated_subscriptions() {
-        let mut tree = SubscriptionTree::default();
-        tree.insert(filter("hall/+/lamp"), Subscriber(0), TERMS);
-        for n in 0..100_000u32 {
-            tree.insert(filter(&format!("site/{}/{n}", n % 100)), Subscriber(n), TERMS);
-        }
-        let mut visited = 0;
-        tree.walk(TopicName::parse("hall/2/lamp").expect("a name"), |_| visited += 1);
-        assert!(visited < 10, "{visited}");
-        assert_eq!(found(&mut tree, "hall/2/lamp"), [0]);
-    }
-}
+mod tests;
