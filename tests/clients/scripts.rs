@@ -41,6 +41,20 @@ fn node() -> Command {
     command
 }
 
+/// The program made from `paho_c.c`.
+fn c() -> Command {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("paho_c");
+        let source = format!("{SOURCES}/paho_c.c");
+        let status =
+            Command::new("cc").args(["-Wall", "-o"]).arg(&program).args([&source, "-lpaho-mqtt3cs"]).status();
+        assert!(status.expect("cc is installed").success(), "{source} does not compile");
+        program
+    });
+    Command::new(program)
+}
+
 /// Runs one scenario against a broker of its own.
 fn holds(mut script: Command, scenario: &str) {
     let setup = Setup::new();
@@ -86,3 +100,5 @@ scenarios!(paho_python, python:
 scenarios!(mqttjs, node:
     qos_0 qos_1 qos_2 wildcards overlapping will user_properties request_response subscription_identifiers
     topic_alias no_local message_expiry shared tls wrong_token);
+
+scenarios!(paho_c, c: qos_0 qos_1 qos_2 user_properties will_3 will_5 tls wrong_token);
