@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::support::{
@@ -72,7 +72,13 @@ fn holds(mut script: Command, scenario: &str) {
 fn run(mut script: Command, scenario: &str, broker: &Broker) {
     let mut child =
         script.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let status = until(scenario, PATIENCE, || child.try_wait().expect("our child"));
+    let deadline = Instant::now() + PATIENCE;
+    let status = until(scenario, PATIENCE * 2, || {
+        if Instant::now() > deadline {
+            child.kill().expect("our child");
+        }
+        child.try_wait().expect("our child")
+    });
     let output = child.wait_with_output().expect("our child");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(status.success(), "{scenario}: {status}\n{said}");
