@@ -207,7 +207,7 @@ fn property_lengths_that_lie() {
 fn property_values_that_cannot_be() {
     let no_topic = packet(0x32, &[&text("")[..], &[0, 1], &properties(&[0x23, 0, 5]), b"{a:1}"].concat());
     run(&[
-        row("A-45 an alias, though none are offered", Online(V5), publish_with(&[0x23, 0, 1]), Told(&[0x94])),
+        row("A-45 an alias over the maximum", Online(V5), publish_with(&[0x23, 0, 21]), Told(&[0x94])),
         row("A-45 alias 0 [MQTT-3.3.2-8]", Online(V5), publish_with(&[0x23, 0, 0]), Told(&[0x94, 0x82])),
         row("A-45 an unknown alias alone", Online(V5), no_topic, Told(&[0x94, 0x82])),
         row("A-45 two aliases", Online(V5), publish_with(&[0x23, 0, 1, 0x23, 0, 1]), Told(&[0x82])),

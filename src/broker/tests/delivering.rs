@@ -292,3 +292,51 @@ fn what_was_unsubscribed_comes_no_more_and_what_was_not_there_is_said_mqtt_3_10_
     world.send(publisher, &message(4, 0, 0, "a", &[], "x"));
     assert!(world.sent(subscriber).is_empty());
 }
+
+#[test]
+fn no_alias_goes_above_the_clients_maximum_mqtt_3_3_2_11_mqtt_3_1_2_26() {
+    let mut world = World::new();
+    let subscriber = world.accept();
+    world.send(subscriber, &connect_with(5, "sub", Some(PANEL_TOKEN), 60, 0x02, &[0x22, 0, 2]));
+    world.send(subscriber, &subscribe(5, 1, "#", 0));
+    world.sent(subscriber);
+    let publisher = world.panel(4, "pub");
+    for (topic, alias) in [("a", Some(1)), ("b", Some(2)), ("c", None)] {
+        world.send(publisher, &message(4, 0, 0, topic, &[], "x"));
+        let properties = alias.map_or(Vec::new(), |alias| vec![0x23, 0, alias]);
+        assert_eq!(world.sent(subscriber), message(5, 0, 0, topic, &properties, "x"));
+    }
+}
+
+#[test]
+fn a_client_that_takes_no_alias_is_given_none_mqtt_3_1_2_27() {
+    let mut world = World::new();
+    let subscriber = world.subscriber(5, "sub", "a", 0);
+    let publisher = world.panel(5, "pub");
+    for _ in 0..2 {
+        world.send(publisher, &message(5, 0, 0, "a", &[0x23, 0, 1], "x"));
+        assert_eq!(world.sent(subscriber), message(5, 0, 0, "a", &[], "x"));
+    }
+}
+
+#[test]
+fn what_would_have_to_be_retained_is_refused_mqtt_3_2_2_13() {
+    let mut world = World::new();
+    let conn = world.panel(5, "pub");
+    world.send(conn, &message(5, 0x01, 0, "a", &[], "x"));
+    assert_eq!(world.closed(conn), Some(CloseReason::RetainNotSupported));
+    let conn = world.accept();
+    let mut body = [string("MQTT"), vec![5, 0x80 | 0x26, 0, 60, 0]].concat();
+    body.extend(string("dying"));
+    body.push(0);
+    for text in ["gone", "bye", PANEL_TOKEN] {
+        body.extend(string(text));
+    }
+    world.send(conn, &packet(0x10, &body));
+    assert_eq!(world.sent(conn).get(3), Some(&0x9A));
+    // Before version 5 nobody was told; the message goes to whoever is there.
+    let subscriber = world.subscriber(4, "sub", "a", 0);
+    let old = world.panel(4, "old");
+    world.send(old, &message(4, 0x01, 0, "a", &[], "x"));
+    assert_eq!(world.sent(subscriber), message(4, 0, 0, "a", &[], "x"));
+}

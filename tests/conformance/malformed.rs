@@ -1,0 +1,115 @@
+//! Header flags and identifiers, of what comes and of what is sent. [§2.1.3] [§2.2.1]
+
+use crate::{
+    packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack},
+    support::wire::{PINGREQ, Version, packet, subscribe, text, unsubscribe},
+    world::{BOTH, World},
+};
+
+use Version::V5;
+
+fn with_first(bytes: &[u8], flags: u8) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[0] = bytes[0] & 0xF0 | flags;
+    bytes
+}
+
+/// Sends the packet with every wrong set of header flags; each closes.
+fn only_these_flags(right: u8, bytes: impl Fn(Version) -> Vec<u8>) {
+    let world = World::new();
+    for version in BOTH {
+        for flags in (0..16).filter(|flags| *flags != right) {
+            let mut peer = world.peer(version, "flags");
+            peer.send(&with_first(&bytes(version), flags));
+            peer.is_dismissed_with(0x81);
+        }
+    }
+}
+
+#[test]
+fn header_flags_of_pubrel_are_0010_mqtt_3_6_1_1() {
+    only_these_flags(2, |_| ack(PUBREL, 1));
+}
+
+#[test]
+fn header_flags_of_subscribe_are_0010_mqtt_3_8_1_1() {
+    only_these_flags(2, |version| subscribe(version, 1, &[("a", 0)]));
+}
+
+#[test]
+fn header_flags_of_unsubscribe_are_0010_mqtt_3_10_1_1() {
+    only_these_flags(2, |version| unsubscribe(version, 1, &["a"]));
+}
+
+#[test]
+fn all_we_send_is_as_the_tables_say_to_the_byte_mqtt_2_2_2_1_and_2_3_1_5_to_7_mqtt_2_2_2_1_of_5_0() {
+    let world = World::new();
+    for version in BOTH {
+        let v5 = version == V5;
+        let none: &[u8] = if v5 { &[0] } else { &[] };
+        let mut peer = world.peer(version, "bytes");
+        let mut source = world.peer(version, "source");
+        peer.send(&subscribe(version, 0x1234, &[("bytes/+", 2)]));
+        peer.gets(&packet(0x90, &[&[0x12, 0x34], none, &[2]].concat()));
+        peer.send(&Publish::new("nobody", "x").qos(1, 0xABCD).bytes(version));
+        if v5 {
+            assert!(matches!(peer.acked(PUBACK, 0xABCD), 0 | 0x10));
+        } else {
+            peer.gets(&[0x40, 2, 0xAB, 0xCD]);
+        }
+        peer.send(&Publish::new("nobody", "x").qos(2, 0xFFFF).bytes(version));
+        assert!(matches!(peer.acked(PUBREC, 0xFFFF), 0 | 0x10));
+        peer.send(&ack(PUBREL, 0xFFFF));
+        peer.gets(&[0x70, 2, 0xFF, 0xFF]);
+        peer.send(&PINGREQ);
+        peer.gets(&[0xD0, 0]);
+        let body = |middle: &[u8]| [&text("bytes/a")[..], middle, none, b"x"].concat();
+        source.publish("bytes/a", 0, "x");
+        peer.gets(&packet(0x30, &body(&[])));
+        for qos in [1, 2] {
+            source.publish("bytes/a", qos, "x");
+            let message = peer.message();
+            assert_eq!(message, Publish::new("bytes/a", "x").qos(qos, message.id));
+            peer.accept(&message);
+        }
+        peer.send(&unsubscribe(version, 0x0100, &["bytes/+"]));
+        let codes: &[u8] = if v5 { &[0, 0] } else { &[] };
+        peer.gets(&packet(0xB0, &[&[1, 0], codes].concat()));
+        peer.leave();
+        source.leave();
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_nothing_is_ignored_or_closes_and_hurts_nobody_mqtt_3_7_2_1() {
+    // for identifiers nobody has used, the first and the last.
+    let world = World::new();
+    let mut canary = world.peer(V5, "canary");
+    for version in BOTH {
+        for id in [1, 7, 65_535] {
+            for first in [PUBACK, PUBREC, PUBCOMP] {
+                let mut peer = world.peer(version, "stray");
+                peer.send(&[ack(first, id), PINGREQ.to_vec()].concat());
+                // An answer to PUBREC is PUBREL, 0x92 in 5.0; all else is the PINGRESP or the end.
+                let replies = peer.client.next(crate::support::wait::SOON);
+                let fine = match &replies {
+                    crate::support::client::Event::Packet(reply) => {
+                        matches!(reply.first, 0xD0 | 0xE0) || first == PUBREC && reply.first == PUBREL
+                    }
+                    other => *other == crate::support::client::Event::Closed,
+                };
+                assert!(fine, "{first:#04x} {id} in {version:?}: {replies:02X?}");
+            }
+            let mut peer = world.peer(version, "stray");
+            peer.send(&ack(PUBREL, id));
+            let code = peer.acked(PUBCOMP, id);
+            assert!(if version == V5 { matches!(code, 0 | 0x92) } else { code == 0 }, "{code:#04x}");
+        }
+        for first in [PUBACK, PUBREC, PUBREL, PUBCOMP] {
+            let mut peer = world.peer(version, "nought");
+            peer.send(&ack(first, 0));
+            peer.is_dismissed();
+        }
+        canary.hears_nothing();
+    }
+}
