@@ -121,6 +121,11 @@ impl Home {
         Device { name: name.to_owned(), token }
     }
 
+    /// Adds a local client with the ordinary rights, and gives back its token.
+    pub fn add_client(&self, name: &str) -> String {
+        self.must(&["client", "add", name]).trim_end().to_owned()
+    }
+
     /// Makes `ca-root.pem`, `server.pem` and `server.key` in `certs`, unless they are there.
     pub fn certificates(&self) -> PathBuf {
         let dir = self.path().join("certs");
