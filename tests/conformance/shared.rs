@@ -33,12 +33,12 @@ fn takers(peers: &mut [Peer], payload: &str) -> Vec<usize> {
 fn each_message_goes_to_one_member_and_all_get_their_share_mqtt_4_8_2_1_and_4_8_2_2() {
     let world = World::new();
     let mut members: Vec<_> =
-        (0..3).map(|n| world.subscriber(V5, &format!("member{n}"), "$share/group/work/#", 1)).collect();
-    let mut alone = world.subscriber(V5, "alone", "$share/other/work/+", 1);
+        (0..3).map(|n| world.subscriber(V5, &format!("member{n}"), "$share/group/jobs/#", 1)).collect();
+    let mut alone = world.subscriber(V5, "alone", "$share/other/jobs/+", 1);
     let mut publisher = world.peer(V5, "publisher");
     let mut counts = HashMap::new();
     for n in 0..9 {
-        publisher.publish("work/a", 1, &n.to_string());
+        publisher.publish("jobs/a", 1, &n.to_string());
         let by = takers(&mut members, &n.to_string());
         assert_eq!(by.len(), 1, "one member and no other");
         *counts.entry(by[0]).or_insert(0) += 1;
