@@ -1,4 +1,4 @@
-//! What goes to disk: readings, payloads set aside, and the batch that carries them there.
+//! Readings: on their way to disk, and from there to the hub.
 
 use crate::{
     clock::Mono,
@@ -35,23 +35,57 @@ pub struct Quarantined {
     pub payload: Vec<u8>,
 }
 
-/// Everything one transaction makes durable.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// Readings, in the order of their [`Seq`].
-    pub records: Vec<Record>,
-    /// Payloads set aside.
-    pub quarantined: Vec<Quarantined>,
+/// A reading as the uplink takes it from the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// Its place in the journal.
+    pub seq: Seq,
+    /// Who sent it.
+    pub device: DeviceName,
+    /// Where it lies in time.
+    pub time: Placed,
+    /// The values: one strict JSON object.
+    pub values: String,
 }
 
-impl Batch {
-    /// Whether there is nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.quarantined.is_empty()
-    }
+/// Where a reading lies in time, in milliseconds since 1970-01-01 UTC, and how well that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// The device gave it.
+    Given(i64),
+    /// From a clock that was synchronised in the reading's boot.
+    Known(i64),
+    /// From the present boot, whose clock has not been synchronised yet: it may be known later.
+    Pending(i64),
+    /// From an earlier boot whose clock never was: an estimate between its neighbours.
+    Estimated(i64),
+}
 
-    /// The last reading's place, if there is a reading.
-    pub fn last_seq(&self) -> Option<Seq> {
-        self.records.last().map(|record| record.seq)
+/// What became of readings at the hub; the mark below which nothing is needed any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settlement {
+    /// Every reading up to here is settled.
+    pub through: Seq,
+    /// Stretches beyond it that are settled as well, first and last, ascending, with gaps between them.
+    pub beyond: Vec<(Seq, Seq)>,
+    /// Readings among the settled that the hub does not take.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A reading the hub does not take, set aside so that the rest goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Which.
+    pub seq: Seq,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl Placed {
+    /// The time itself.
+    pub fn ts(self) -> i64 {
+        match self {
+            Self::Given(ts) | Self::Known(ts) | Self::Pending(ts) | Self::Estimated(ts) => ts,
+        }
     }
 }

@@ -38,8 +38,7 @@ use crate::{
     ids::{ConnId, IdentityId, Seq},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, encode},
-    record::Batch,
-    session::CloseReason,
+    session::{Batch, CloseReason, Terms},
 };
 
 use access::IdentityTable;
@@ -49,7 +48,7 @@ use deadlines::Deadlines;
 use notices::Notices;
 use refusals::Refusals;
 use routing::{Announcement, Encoded, Routed};
-use subscription_tree::{Subscriber, SubscriptionTree, Terms};
+use subscription_tree::{Subscriber, SubscriptionTree};
 
 /// How long a connection without CONNECT is safe from making room for the next.
 const PATIENCE: Duration = Duration::from_secs(2);

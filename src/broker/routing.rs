@@ -12,14 +12,10 @@ use crate::{
         Packet, PacketId, PropertiesBuf, Property, ProtocolVersion, Publish, QoS, TopicFilter, TopicName,
         encode,
     },
-    session::{CloseReason, Delivery, Message, Session, Will, rights::DEVICES_NAME_SPACE},
+    session::{CloseReason, Delivery, Message, Session, Terms, Will, rights::DEVICES_NAME_SPACE},
 };
 
-use super::{
-    Broker,
-    commit_gate::Ticket,
-    subscription_tree::{Subscriber, Terms},
-};
+use super::{Broker, commit_gate::Ticket, subscription_tree::Subscriber};
 
 /// A message that has yet to be routed.
 #[derive(Debug)]

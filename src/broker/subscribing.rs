@@ -8,13 +8,10 @@ use crate::{
     mqtt::{
         Ack, Packet, PacketId, Properties, ReasonCode, SubAck, Subscribe, TopicFilter, UnsubAck, Unsubscribe,
     },
-    session::{CloseReason, Session, handle_subscribe, outgoing::Mismatch},
+    session::{CloseReason, Session, Terms, handle_subscribe, outgoing::Mismatch},
 };
 
-use super::{
-    Broker,
-    subscription_tree::{Subscriber, Terms},
-};
+use super::{Broker, subscription_tree::Subscriber};
 
 impl Broker {
     pub(super) fn on_subscribe(&mut self, conn: ConnId, subscribe: &Subscribe<'_>, now: Now) {

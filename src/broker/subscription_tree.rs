@@ -3,26 +3,16 @@
 //!
 //! Iterative throughout: a filter of many levels costs memory, never stack.
 
-use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::mqtt::{QoS, TopicFilter, TopicName};
+use crate::{
+    mqtt::{TopicFilter, TopicName},
+    session::Terms,
+};
 
 /// Who subscribes: the slot of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subscriber(pub u32);
-
-/// What was asked for. [§3.8.3.1]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// Highest quality of service.
-    pub qos: QoS,
-    /// Not the subscriber's own messages.
-    pub no_local: bool,
-    /// The RETAIN flag stays as published.
-    pub retain_as_published: bool,
-    /// The subscription's number.
-    pub identifier: Option<NonZeroU32>,
-}
 
 /// The members of one shared subscription, who take turns. [§4.8.2]
 #[derive(Debug)]

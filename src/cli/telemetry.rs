@@ -215,7 +215,8 @@ impl Filter {
 mod tests {
     use forebay::{
         clock::{ClockState, Mono, Now},
-        record::{Batch, Record},
+        record::Record,
+        session::Batch,
         store::{BootId, Buffer},
     };
 

@@ -12,6 +12,7 @@
 //! `handle_connect`, `handle_publish` and `handle_subscribe` each hold the rules of the chapter they are named after.
 
 pub mod close_reason;
+pub mod durable;
 pub mod handle_connect;
 pub mod handle_publish;
 pub mod handle_subscribe;
@@ -21,6 +22,7 @@ pub mod refusal;
 pub mod rights;
 
 pub use close_reason::CloseReason;
+pub use durable::{Batch, Terms};
 pub use message::Message;
 pub use outgoing::{Delivery, Outgoing};
 pub use refusal::Refusal;

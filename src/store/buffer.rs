@@ -31,7 +31,7 @@ use super::{
 use crate::{
     clock::{ClockState, Now},
     ids::Seq,
-    record::Batch,
+    session::Batch,
 };
 
 /// How long the pages are looked over at a start: devices wait meanwhile.

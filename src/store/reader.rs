@@ -207,7 +207,8 @@ mod tests {
     use super::*;
     use crate::{
         clock::ClockState,
-        record::{Batch, Record},
+        record::Record,
+        session::Batch,
         store::{
             Buffer,
             test_bench::{Bench, name, record},

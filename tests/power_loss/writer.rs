@@ -17,7 +17,8 @@ use std::{
 use forebay::{
     clock::{ClockState, Mono, Now, Wall},
     ids::DeviceName,
-    record::{Batch, Record},
+    record::Record,
+    session::Batch,
     store::{BootId, Buffer, DataDir, StoreOptions},
 };
 use rustix::process::Signal;

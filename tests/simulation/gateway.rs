@@ -9,7 +9,7 @@ use forebay::{
     identity::{DeviceGrants, Identity},
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
-    record::Batch,
+    session::Batch,
     session::CloseReason,
     store::{BootId, Buffer, Registry, StoreError, StoreOptions},
 };

@@ -3,7 +3,8 @@
 use forebay::{
     clock::{ClockState, Mono, Now, Wall},
     ids::{DeviceName, Seq},
-    record::{Batch, Quarantined, Record},
+    record::{Quarantined, Record},
+    session::Batch,
     store::{BootId, Buffer, BufferReader, Query, StoreOptions},
 };
 

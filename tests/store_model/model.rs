@@ -6,7 +6,8 @@ use forebay::{
     clock::{ClockState, Wall},
     identity::{Identity, Role, TokenHash},
     ids::{DeviceName, IdentityId, Seq},
-    record::{Batch, Record},
+    record::Record,
+    session::Batch,
     store::Query,
 };
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::mqtt::QoS;
 
 const TERMS: Terms =
     Terms { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier: None };

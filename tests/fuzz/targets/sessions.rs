@@ -17,7 +17,7 @@ use forebay::{
     ids::{ConnId, DeviceName, IdentityId, Seq},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, decode, parse_header},
-    record::Batch,
+    session::Batch,
     session::CloseReason,
 };
 

@@ -4,7 +4,8 @@ use forebay::{
     clock::{ClockState, Mono, Now, Wall},
     identity::TokenHash,
     ids::{DeviceName, Seq},
-    record::{Batch, Quarantined, Record},
+    record::{Quarantined, Record},
+    session::Batch,
     store::{BootId, Buffer, BufferReader, Query, Registry, StoreError, StoreOptions},
 };
 
