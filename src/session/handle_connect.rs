@@ -198,6 +198,7 @@ fn admit_will(
     Ok(Some(Will {
         message: Message::of_will(will),
         lives: message::expiry_span(will.properties),
+        delay: Duration::from_secs(will.properties.will_delay_interval_s().unwrap_or(0).into()),
         is_telemetry,
     }))
 }

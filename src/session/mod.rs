@@ -85,6 +85,8 @@ pub struct Will {
     pub message: Message,
     /// How long it lives once it is published.
     pub lives: Option<Duration>,
+    /// How long after the connection's end it is published, unless the session ends before. [§3.1.3.2.2]
+    pub delay: Duration,
     /// Whether it is a device's telemetry, to be stored.
     pub is_telemetry: bool,
 }
