@@ -131,6 +131,10 @@ limits! {
     refusal_wait_max_ms: 4000 in 0..=60_000;
     /// Payloads kept in quarantine; beyond it the oldest is dropped and counted.
     quarantine_rows: 1000 in 1..=1_000_000;
+    /// Topics with a retained message; a message for one more is not retained.
+    retained_messages: 1000 in 0..=1_000_000;
+    /// Bytes of retained messages, their topics included; a message that would need more is not retained.
+    retained_bytes: 4_194_304 in 0..=1_073_741_824;
     /// Log lines for people's attention per ten seconds; the rest are counted.
     log_lines_per_10s: 200 in 1..=1_000_000;
 }

@@ -21,6 +21,7 @@ mod ingest;
 mod invariants;
 mod notices;
 mod refusals;
+pub mod retained;
 mod routing;
 mod subscribing;
 pub mod subscription_tree;

@@ -3,7 +3,10 @@
 //!
 //! Iterative throughout: a filter of many levels costs memory, never stack.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+};
 
 use crate::{
     mqtt::{TopicFilter, TopicName},
@@ -38,11 +41,18 @@ struct Node {
 /// The levels that follow one node, by name. Most nodes have one or none, and a map for one costs ten times the child.
 #[derive(Debug, Default)]
 #[expect(clippy::box_collection, reason = "the box makes every node smaller, and few nodes have the map")]
-enum Children {
+pub(super) enum Children {
     #[default]
     None,
     One(Box<str>, u32),
     Many(Box<BTreeMap<Box<str>, u32>>),
+}
+
+/// Children by name, in the order of their names.
+#[derive(Debug)]
+pub(super) enum ChildrenIter<'a> {
+    One(Option<(&'a str, u32)>),
+    Many(btree_map::Iter<'a, Box<str>, u32>),
 }
 
 /// Those whose filter ends at one place; at most places none does, which costs a pointer.
@@ -122,7 +132,7 @@ impl Group {
 }
 
 impl Children {
-    fn get(&self, level: &str) -> Option<u32> {
+    pub(super) fn get(&self, level: &str) -> Option<u32> {
         match self {
             Self::None => None,
             Self::One(name, child) => (**name == *level).then_some(*child),
@@ -130,8 +140,16 @@ impl Children {
         }
     }
 
+    pub(super) fn iter(&self) -> ChildrenIter<'_> {
+        match self {
+            Self::None => ChildrenIter::One(None),
+            Self::One(name, child) => ChildrenIter::One(Some((name, *child))),
+            Self::Many(children) => ChildrenIter::Many(children.iter()),
+        }
+    }
+
     /// Adds a child that is not there yet.
-    fn insert(&mut self, level: &str, child: u32) {
+    pub(super) fn insert(&mut self, level: &str, child: u32) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(level.into(), child),
             Self::One(name, other) => {
@@ -144,7 +162,7 @@ impl Children {
         };
     }
 
-    fn remove(&mut self, level: &str) {
+    pub(super) fn remove(&mut self, level: &str) {
         if let Self::Many(children) = self {
             children.remove(level);
             if children.len() > 1 {
@@ -156,8 +174,19 @@ impl Children {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::None)
+    }
+}
+
+impl<'a> Iterator for ChildrenIter<'a> {
+    type Item = (&'a str, u32);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::One(child) => child.take(),
+            Self::Many(children) => children.next().map(|(name, child)| (&**name, *child)),
+        }
     }
 }
 

@@ -84,6 +84,11 @@ impl Message {
         self.properties.as_properties()
     }
 
+    /// When its time is over, if it ever is.
+    pub fn expires(&self) -> Option<Mono> {
+        self.expires
+    }
+
     /// Whether its time is over.
     pub fn is_expired(&self, now: Mono) -> bool {
         self.expires.is_some_and(|at| at <= now)
