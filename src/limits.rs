@@ -123,6 +123,16 @@ limits! {
     commit_records: 1000 in 1..=100_000;
     /// Bytes of readings that force a commit within a turn.
     commit_bytes: 1_048_576 in 65_536..=67_108_864;
+    /// Connections one address may make in a minute, ten seconds' worth at once; more wait unread for up to a second, or
+    /// are closed; 0 for no bound.
+    connects_per_address_per_min: 1200 in 0..=1_000_000;
+    /// CONNECTs of one device or local client in a minute, ten seconds' worth at once; more are refused; 0 for no bound.
+    connects_per_identity_per_min: 600 in 0..=1_000_000;
+    /// Messages one device may publish in a second, five seconds' worth at once; beyond it the device is not read from
+    /// until it may send again; 0 for no bound.
+    device_publishes_per_s: 1000 in 0..=1_000_000;
+    /// Messages one local client may publish in a second; beyond it as above.
+    client_publishes_per_s: 0 in 0..=1_000_000;
     /// Refused CONNECTs one address may send at full speed; each further one makes its next wait longer.
     refusals_per_address: 10 in 1..=1_000_000;
     /// Seconds after which one refused CONNECT of an address is forgiven.
@@ -177,6 +187,14 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 pub const READ_BYTES_PER_TURN: usize = 16 * 1024;
 /// Addresses whose refused CONNECTs are remembered.
 pub const REFUSING_ADDRESSES_MAX: usize = 4096;
+/// Addresses, or identities, whose rates are remembered.
+pub const RATED_MAX: usize = 4096;
+/// Connections and CONNECTs may come as many at once as in so many seconds.
+pub const CONNECT_BURST_S: u64 = 10;
+/// Messages may come as many at once as in so many seconds.
+pub const PUBLISH_BURST_S: u64 = 5;
+/// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
+pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 
 fn in_range(value: i64, min: u32, max: u32) -> Result<u32, LimitError> {
     match u32::try_from(value) {

@@ -20,6 +20,7 @@ mod dispatch;
 mod ingest;
 mod invariants;
 mod notices;
+pub mod rates;
 mod refusals;
 pub mod retained;
 mod routing;
