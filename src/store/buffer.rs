@@ -106,6 +106,11 @@ impl Buffer {
         self.last_seq
     }
 
+    /// TEMP
+    pub fn recover(&self) -> Result<crate::session::durable::Recovered, StoreError> {
+        Ok(crate::session::durable::Recovered { last_seq: self.last_seq, ..Default::default() })
+    }
+
     /// Whether it takes readings; else it is to be opened again.
     pub fn is_open(&self) -> bool {
         self.connection.is_some()
