@@ -1,4 +1,5 @@
-//! What survives: the registry of devices and the journal of readings, two SQLite databases in one directory.
+//! What survives: the registry of devices, and the journal of readings, sessions and retained messages; two SQLite
+//! databases in one directory.
 //!
 //! Knows files, SQL and how disks fail. Knows no socket, no packet and no policy: it reports a failure with what was
 //! tried, and the broker decides who is closed. `registry.db` is rarely written and shared with the command line;
@@ -20,9 +21,11 @@ mod open;
 mod private_file;
 mod quarantine;
 mod reader;
+mod recovery;
 mod registry;
 mod registry_role;
 mod schema;
+mod sessions;
 #[cfg(test)]
 mod test_bench;
 
