@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     clock::Mono,
-    ids::ConnId,
+    ids::SessionSlot,
     mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyPlace, Publish, QoS, TopicName, Will},
 };
 
@@ -25,8 +25,8 @@ pub struct Message {
     pub retain: bool,
     /// From here on nobody is sent it any more. [MQTT-3.3.2-5 of 5.0]
     expires: Option<Mono>,
-    /// The connection that published it, for No Local; none for a will and for what the broker itself says.
-    pub publisher: Option<ConnId>,
+    /// The session that published it, for No Local; none for a will and for what the broker itself says.
+    pub publisher: Option<SessionSlot>,
 }
 
 impl Message {
@@ -44,7 +44,7 @@ impl Message {
     }
 
     /// What `publish`, received `now` from `publisher`, asks to be forwarded; `topic` is what its alias stands for.
-    pub fn published(publish: &Publish<'_>, topic: TopicName<'_>, publisher: ConnId, now: Mono) -> Self {
+    pub fn published(publish: &Publish<'_>, topic: TopicName<'_>, publisher: SessionSlot, now: Mono) -> Self {
         Self {
             properties: forwarded(publish.properties),
             retain: publish.retain,
@@ -90,6 +90,11 @@ impl Message {
         self
     }
 
+    /// The same message, of nobody who is connected.
+    pub fn detached(&self) -> Self {
+        Self { publisher: None, ..self.clone() }
+    }
+
     /// Where it was published.
     pub fn topic(&self) -> TopicName<'_> {
         TopicName::parse(&self.topic).expect("it was a topic name when it came")
@@ -105,7 +110,7 @@ impl Message {
         self.properties.as_properties()
     }
 
-    /// From when on nobody is sent it any more.
+    /// When its time is over, if it ever is.
     pub fn expires(&self) -> Option<Mono> {
         self.expires
     }
