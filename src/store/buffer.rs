@@ -25,13 +25,16 @@ use super::{
     health,
     journal_devices::{Fresh, JournalDevices},
     open::{self, StoreOptions, WAL_PAGES},
+    outbound::{self, Stretch},
+    placement::Placements,
     quarantine, recovery,
     schema::JOURNAL,
-    sessions,
+    sessions, settled,
 };
 use crate::{
     clock::{ClockState, Mono, Now},
     ids::Seq,
+    record::{Outbound, Settlement},
     session::{Batch, durable::Recovered},
 };
 
@@ -57,6 +60,9 @@ pub struct Buffer {
     last_seq: Seq,
     devices: JournalDevices,
     quarantine_dropped: u64,
+    damaged_rows: u64,
+    /// Where boots lie in time; none until it is asked for, and after anything that may have changed it.
+    placements: Option<Placements>,
 }
 
 /// An open journal that has passed its checks.
@@ -103,6 +109,8 @@ impl Buffer {
             last_seq: sound.last_seq,
             devices: JournalDevices::default(),
             quarantine_dropped: 0,
+            damaged_rows: 0,
+            placements: None,
         })
     }
 
@@ -156,6 +164,52 @@ impl Buffer {
         }
     }
 
+    /// Reads readings for the uplink, in the order of their places. If fewer are given than were asked for, and their
+    /// values have fewer bytes, there are no more in that stretch.
+    ///
+    /// A damaged row is left out and counted; see [`Buffer::damaged_rows`].
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn outbound(&mut self, stretch: &Stretch) -> Result<Vec<Outbound>, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        let attempt = Attempt::new("read the journal", &self.path);
+        let placements = match self.placements.take() {
+            Some(placements) => placements,
+            None => Placements::read(connection).map_err(|e| attempt.sql(e))?,
+        };
+        let read = outbound::read(connection, &placements, stretch);
+        self.placements = Some(placements);
+        let (readings, damaged) = read.map_err(|e| attempt.sql(e))?;
+        self.damaged_rows += damaged;
+        Ok(readings)
+    }
+
+    /// How many damaged rows [`Buffer::outbound`] has left out so far.
+    pub fn damaged_rows(&self) -> u64 {
+        self.damaged_rows
+    }
+
+    /// What became of readings at the hub, as far as the disk knows; without the rejected ones.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn settlement(&self) -> Result<Settlement, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        settled::read(connection)
+            .map_err(|e| Attempt::new("read the mark of the uplink in", &self.path).sql(e))
+    }
+
+    /// How many readings that the hub does not take are set aside.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn rejected_len(&self) -> Result<u64, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        settled::rejected_len(connection)
+            .map_err(|e| Attempt::new("count the rejected readings in", &self.path).sql(e))
+    }
+
     /// Reads back the sessions with all that belongs to them, and the retained messages.
     ///
     /// Called after [`Buffer::open`] and [`Buffer::reopen`]. A damaged row is left out, and so is what belongs to it.
@@ -196,6 +250,7 @@ impl Buffer {
         let noted = boots::note(connection, boot);
         self.after_note("note the clock in the journal", noted)?;
         self.boot = boot;
+        self.placements = None;
         Ok(())
     }
 
@@ -237,6 +292,7 @@ impl Buffer {
         }
         self.connection = Some(sound.connection);
         self.boot = sound.boot;
+        self.placements = None;
         // Never back: a place once confirmed is not given to another reading.
         self.last_seq = self.last_seq.max(sound.last_seq);
         self.devices.forget();
@@ -340,7 +396,9 @@ fn begin(
 fn read_last_seq(connection: &Connection) -> rusqlite::Result<Seq> {
     let last: i64 =
         connection.query_row("SELECT coalesce(max(seq), 0) FROM journal", [], |row| row.get(0))?;
-    Ok(Seq(u64::try_from(last).unwrap_or(0)))
+    let in_journal = Seq(u64::try_from(last).unwrap_or(0));
+    // Readings that are settled may have been deleted, and their places are not given again.
+    Ok(in_journal.max(settled::last_seq(connection)?))
 }
 
 fn note_files(
@@ -375,6 +433,10 @@ fn commit(
     let dropped =
         quarantine::keep(&transaction, devices, &mut fresh, boot, &batch.quarantined, quarantine_rows)?;
     sessions::apply(&transaction, boot, &batch.changes)?;
+    let dropped = match &batch.settlement {
+        Some(settlement) => dropped + settled::write(&transaction, settlement, quarantine_rows)?,
+        None => dropped,
+    };
     transaction.commit()?;
     Ok(Committed { fresh, dropped })
 }

@@ -18,6 +18,8 @@ mod file_identity;
 mod health;
 mod journal_devices;
 mod open;
+mod outbound;
+mod placement;
 mod private_file;
 mod quarantine;
 mod reader;
@@ -26,6 +28,7 @@ mod registry;
 mod registry_role;
 mod schema;
 mod sessions;
+mod settled;
 #[cfg(test)]
 mod test_bench;
 
@@ -34,5 +37,6 @@ pub use buffer::Buffer;
 pub use data_dir::{DataDir, DataDirLock};
 pub use error::{Failure, StoreError};
 pub use open::StoreOptions;
+pub use outbound::Stretch;
 pub use reader::{BufferReader, Query, StoredReading};
 pub use registry::Registry;

@@ -25,7 +25,7 @@ pub(super) const JOURNAL: Schema = Schema {
     what: "journal",
     open_action: "open the journal",
     application_id: 0x4642_4A31,
-    migrations: &[JOURNAL_1, JOURNAL_2],
+    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3],
 };
 
 /// The schema of `registry.db`.
@@ -149,6 +149,25 @@ CREATE TABLE retained (
     retain INTEGER NOT NULL,
     expires_ms INTEGER
 ) STRICT, WITHOUT ROWID;
+";
+
+// What became of readings at the hub: one row that says it of all, and the readings the hub does not take.
+const JOURNAL_3: &str = "
+CREATE TABLE settled (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    through INTEGER NOT NULL,
+    beyond TEXT NOT NULL,
+    rejected INTEGER NOT NULL
+) STRICT;
+CREATE TABLE rejected (
+    seq INTEGER PRIMARY KEY,
+    device INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    device_ts INTEGER,
+    payload TEXT NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
 ";
 
 const REGISTRY_1: &str = "
