@@ -203,6 +203,12 @@ pub const RATED_MAX: usize = 4096;
 pub const CONNECT_BURST_S: u64 = 10;
 /// Messages may come as many at once as in so many seconds.
 pub const PUBLISH_BURST_S: u64 = 5;
+/// Names that wait to be looked up.
+pub const NAME_LOOKUPS_MAX: usize = 2;
+/// Addresses tried for one name.
+pub const ADDRESSES_PER_NAME_MAX: usize = 16;
+/// How long one address of the hub may take to accept a connection.
+pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 

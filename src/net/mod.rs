@@ -12,6 +12,7 @@ pub mod connection;
 pub mod listener;
 #[cfg(test)]
 mod loopback;
+pub mod resolver;
 pub mod scratch;
 pub mod service_manager;
 pub mod signals;
