@@ -18,3 +18,4 @@ pub mod net;
 pub mod record;
 pub mod session;
 pub mod store;
+pub mod uplink;
