@@ -174,6 +174,8 @@ pub const READ_BYTES_PER_TURN: usize = 16 * 1024;
 /// Addresses whose refused CONNECTs are remembered.
 pub const REFUSING_ADDRESSES_MAX: usize = 4096;
 
+/// Spans of time one rate of the hub is told for.
+pub const RATE_WINDOWS_MAX: usize = 6;
 /// Messages of ours on their way to the hub at once; it closes connections that have 100 waiting.
 pub const UPLINK_WINDOW: u16 = 80;
 /// Bytes of payload on their way to the hub at once.
@@ -210,6 +212,26 @@ pub const UPLINK_ACK_TIMEOUT: Duration = Duration::from_secs(20);
 pub const UPLINK_ACK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// How long name, TCP and TLS may take.
 pub const UPLINK_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Shortest wait before the next attempt to reach the hub.
+pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Longest wait before the next attempt to reach the hub.
+pub const UPLINK_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Wait before a hub that has refused us is asked again, give or take a fifth.
+pub const UPLINK_REFUSED_WAIT: Duration = Duration::from_secs(300);
+/// How long the hub may take to tell its limits before readings go without knowing them.
+pub const UPLINK_LIMITS_WAIT: Duration = Duration::from_secs(5);
+/// How long 3.1.1 is spoken with a hub that did not want 5.0, before that is tried again.
+pub const UPLINK_OLD_VERSION_SPAN: Duration = Duration::from_secs(24 * 3600);
+/// First time between two messages for a hub that has closed the connection on one.
+pub const UPLINK_GAP_MIN: Duration = Duration::from_secs(1);
+/// Longest time between two messages for a hub that may have closed the connection for their rate.
+pub const UPLINK_GAP_DOUBTED: Duration = Duration::from_secs(10);
+/// Longest time between two messages for a hub that has said that there were too many.
+pub const UPLINK_GAP_MAX: Duration = Duration::from_secs(60);
+/// How long what became of readings may wait for a commit to ride in.
+pub const UPLINK_SETTLE_WAIT: Duration = Duration::from_secs(5);
+/// Readings the hub does not take that wait for a commit.
+pub const UPLINK_REJECTED_UNSAVED: usize = 64;
 /// How long after boot readings whose time is not known yet wait for the clock.
 pub const UPLINK_CLOCK_WAIT: Duration = Duration::from_secs(600);
 /// Characters of one line of words for people.
@@ -217,6 +239,7 @@ pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
 /// Lines for the log that wait; beyond it the oldest is dropped.
 pub const UPLINK_NOTICES: usize = 16;
 
+const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
 

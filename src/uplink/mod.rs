@@ -14,8 +14,14 @@
 //! poll_timeout                                                  how long to sleep
 //! ```
 
+#[allow(dead_code)]
+mod backoff;
 pub mod failure;
+#[allow(dead_code)]
+mod pacing;
 pub mod settings;
+#[allow(dead_code)]
+mod settled;
 pub mod status;
 
 use std::time::Duration;
