@@ -218,6 +218,8 @@ pub const RATE_WINDOWS_MAX: usize = 6;
 pub const UPLINK_WINDOW: u16 = 80;
 /// Bytes of payload on their way to the hub at once.
 pub const UPLINK_FLIGHT_BYTES: usize = 256 * 1024;
+/// Most an operator may make of it.
+pub const UPLINK_FLIGHT_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes on their way at once on a new link, until it has shown what it can carry.
 pub const UPLINK_FLIGHT_BYTES_FIRST: usize = 16 * 1024;
 /// Bytes on their way at once on the slowest link.
@@ -266,6 +268,12 @@ pub const UPLINK_GAP_MIN: Duration = Duration::from_secs(1);
 pub const UPLINK_GAP_DOUBTED: Duration = Duration::from_secs(10);
 /// Longest time between two messages for a hub that has said that there were too many.
 pub const UPLINK_GAP_MAX: Duration = Duration::from_secs(60);
+/// Wait before a hub that has given our place to another client is asked again, give or take a fifth.
+pub const UPLINK_TAKEOVER_WAIT: Duration = Duration::from_secs(30);
+/// How long after a complaint about how much there is a closed connection is put down to it.
+pub const UPLINK_TOLD_OFF_SPAN: Duration = Duration::from_secs(5);
+/// Bytes that may wait for a hub that does not read.
+pub const UPLINK_OUTPUT_BYTES_MAX: usize = 4 * UPLINK_FLIGHT_BYTES_MAX;
 /// How long what became of readings may wait for a commit to ride in.
 pub const UPLINK_SETTLE_WAIT: Duration = Duration::from_secs(5);
 /// Readings the hub does not take that wait for a commit.
@@ -280,6 +288,7 @@ pub const UPLINK_NOTICES: usize = 16;
 const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
+const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);
 
 fn in_range(value: i64, min: u32, max: u32) -> Result<u32, LimitError> {
     match u32::try_from(value) {

@@ -25,9 +25,9 @@ pub(super) struct Pace {
     messages: Budget,
     telemetry: TelemetryBudget,
     each_device: BTreeMap<DeviceName, TelemetryBudget>,
-    /// Time between two messages of telemetry, for a hub that has shown it wants fewer.
+    /// Time between two messages, for a hub that has shown it wants fewer.
     gap: Duration,
-    last_telemetry: Option<Mono>,
+    last: Option<Mono>,
 }
 
 /// Messages of telemetry and the values in them.
@@ -61,7 +61,7 @@ impl Pace {
         };
         let (messages, telemetry) = (Budget::new([&ours.messages]), TelemetryBudget::new(&[&ours]));
         let (each_device, gap) = (BTreeMap::new(), Duration::ZERO);
-        Self { ours, told: None, messages, telemetry, each_device, gap, last_telemetry: None }
+        Self { ours, told: None, messages, telemetry, each_device, gap, last: None }
     }
 
     /// The hub has told its limits; what was sent so far still counts if they are the old ones.
@@ -82,24 +82,20 @@ impl Pace {
         bounds(&self.ours) || self.told.is_some()
     }
 
-    /// Whether the hub is being spared.
-    pub(super) fn is_slowed(&self) -> bool {
-        self.gap > Duration::ZERO
-    }
-
     /// When a message that is not telemetry may go.
     pub(super) fn message_ready_at(&mut self, now: Mono) -> Mono {
-        self.messages.ready_at(1, now)
+        self.messages.ready_at(1, now).max(self.quiet_at(self.gap, now))
     }
 
-    /// A message that is not telemetry goes.
-    pub(super) fn note_message(&mut self, now: Mono) {
+    /// A message that is not telemetry goes; how long nothing had gone before is given back.
+    pub(super) fn note_message(&mut self, now: Mono) -> Duration {
         self.messages.take(1, now);
+        self.note_sent(now)
     }
 
     /// When a message of `points` values of `device` may go.
     pub(super) fn telemetry_ready_at(&mut self, device: &DeviceName, points: u32, now: Mono) -> Mono {
-        let after_gap = self.last_telemetry.map_or(now, |last| last + self.gap);
+        let after_gap = self.quiet_at(self.gap, now);
         let whole = self.telemetry.ready_at(points, now);
         let own = self.device(device).map_or(now, |budget| budget.ready_at(points, now));
         now.max(after_gap).max(whole).max(own)
@@ -111,14 +107,18 @@ impl Pace {
         self.device(device).map_or(whole, |budget| budget.points.room(now).min(whole))
     }
 
-    /// A message of `points` values of `device` goes; how long none had gone before is given back.
+    /// A message of `points` values of `device` goes; how long nothing had gone before is given back.
     pub(super) fn note_telemetry(&mut self, device: &DeviceName, points: u32, now: Mono) -> Duration {
         self.telemetry.take(points, now);
         if let Some(budget) = self.device(device) {
             budget.take(points, now);
         }
-        let quiet = self.last_telemetry.map_or(Duration::MAX, |last| now.since(last));
-        self.last_telemetry = Some(now);
+        self.note_sent(now)
+    }
+
+    fn note_sent(&mut self, now: Mono) -> Duration {
+        let quiet = self.last.map_or(Duration::MAX, |last| now.since(last));
+        self.last = Some(now);
         quiet
     }
 
@@ -137,9 +137,9 @@ impl Pace {
         }
     }
 
-    /// When no telemetry will have gone for `span`.
+    /// When nothing will have gone for `span`.
     pub(super) fn quiet_at(&self, span: Duration, now: Mono) -> Mono {
-        self.last_telemetry.map_or(now, |last| last + span)
+        self.last.map_or(now, |last| last + span)
     }
 
     /// The device's own budget, if devices have any.
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn a_hub_that_closes_gets_less_and_one_that_takes_gets_more_again() {
         let mut pace = pace("", "");
-        assert!(!pace.is_known() && !pace.is_slowed());
+        assert!(!pace.is_known());
         pace.note_telemetry(&pump(), 1, Mono(0));
         pace.slow_down(SECOND * 10);
         let first = pace.telemetry_ready_at(&pump(), 1, Mono(0));
@@ -342,7 +342,6 @@ mod tests {
         (0..10).for_each(|_| pace.slow_down(SECOND * 10));
         assert_eq!(pace.telemetry_ready_at(&pump(), 1, Mono(0)), Mono(0) + SECOND * 10);
         (0..100).for_each(|_| pace.speed_up());
-        assert!(!pace.is_slowed());
         assert_eq!(pace.telemetry_ready_at(&pump(), 1, Mono(0)), Mono(0));
     }
 

@@ -1,11 +1,17 @@
 //! What the operator says about the uplink, as plain values: made by the configuration, only read here.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
-use crate::limits::{
-    UPLINK_ACK_TIMEOUT, UPLINK_CLOCK_WAIT, UPLINK_FLIGHT_BYTES, UPLINK_FRESH_PERCENT, UPLINK_KEEP_ALIVE_S,
-    UPLINK_PAYLOAD_BYTES, UPLINK_WINDOW,
+use crate::{
+    ids::DeviceName,
+    limits::{
+        UPLINK_ACK_TIMEOUT, UPLINK_CLOCK_WAIT, UPLINK_FLIGHT_BYTES, UPLINK_FRESH_PERCENT,
+        UPLINK_KEEP_ALIVE_S, UPLINK_PAYLOAD_BYTES, UPLINK_WINDOW,
+    },
+    record::Outbound,
 };
+
+use super::{gateway_mode, plain_mode};
 
 /// How the uplink behaves.
 #[derive(Clone, Debug)]
@@ -93,6 +99,55 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
+    }
+}
+
+impl Mode {
+    /// Whether the other end wants to be told of each device, and can tell its limits.
+    pub(super) fn is_gateway(&self) -> bool {
+        matches!(self, Self::Gateway { .. })
+    }
+
+    /// User name and password.
+    pub(super) fn credentials(&self) -> (Option<&str>, Option<&str>) {
+        match self {
+            Self::Gateway { token } => (Some(token.reveal()), None),
+            Self::Plain { user_name, password, .. } => {
+                (user_name.as_ref().map(Secret::reveal), password.as_ref().map(Secret::reveal))
+            }
+        }
+    }
+
+    /// Where readings of `device` go.
+    pub(super) fn topic(&self, device: &DeviceName) -> Cow<'static, str> {
+        match self {
+            Self::Gateway { .. } => gateway_mode::TOPIC.into(),
+            Self::Plain { topic, .. } => plain_mode::topic(topic, device).into(),
+        }
+    }
+
+    /// Bytes of the longest topic there may be.
+    pub(super) fn topic_bytes_max(&self) -> usize {
+        match self {
+            Self::Gateway { .. } => gateway_mode::TOPIC.len(),
+            Self::Plain { topic, .. } => topic.len() + DeviceName::CHARS_MAX * 4,
+        }
+    }
+
+    /// A message of readings of one device.
+    pub(super) fn payload(&self, device: &DeviceName, rows: &[Outbound]) -> String {
+        match self {
+            Self::Gateway { .. } => gateway_mode::payload(device, rows),
+            Self::Plain { .. } => plain_mode::payload(rows),
+        }
+    }
+
+    /// Bytes of such a message beside its readings.
+    pub(super) fn envelope_bytes(&self, device: &DeviceName) -> usize {
+        match self {
+            Self::Gateway { .. } => gateway_mode::envelope_bytes(device),
+            Self::Plain { .. } => plain_mode::envelope_bytes(),
+        }
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Status {
     pub backlog: u64,
     /// Readings sent and not yet acknowledged.
     pub in_flight: usize,
+    /// Readings held in memory.
+    pub in_memory: usize,
     /// Readings the hub has acknowledged since the start.
     pub uploaded: u64,
     /// Readings the hub does not take, since the start.
@@ -62,6 +64,25 @@ pub enum State {
     Stopped,
 }
 
+impl State {
+    /// Whether there is a connection that the hub has let us into.
+    pub fn is_open(self) -> bool {
+        match self {
+            Self::Asking | Self::Uploading | Self::UpToDate | Self::WaitingForClock | Self::Slowed => true,
+            Self::BackingOff | Self::Connecting | Self::Greeting | Self::Refused | Self::Stopped => false,
+        }
+    }
+}
+
+/// How long `backlog` lasts if each minute takes `uploaded` from it and adds `stored`.
+pub(super) fn drains_in(backlog: u64, uploaded: u64, stored: u64) -> Option<Duration> {
+    if backlog == 0 {
+        return Some(Duration::ZERO);
+    }
+    let shrinks = uploaded.checked_sub(stored).filter(|rate| *rate > 0)?;
+    Some(Duration::from_secs(backlog.saturating_mul(60) / shrinks))
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -86,4 +107,17 @@ pub struct Notice {
     pub is_warning: bool,
     /// What changed.
     pub words: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_drains_at_the_rate_at_which_it_shrinks() {
+        assert_eq!(drains_in(0, 0, 5), Some(Duration::ZERO));
+        assert_eq!(drains_in(1000, 160, 60), Some(Duration::from_secs(600)));
+        assert_eq!(drains_in(1000, 60, 60), None);
+        assert_eq!(drains_in(1000, 10, 60), None);
+    }
 }
