@@ -22,3 +22,4 @@ pub mod net;
 pub mod record;
 pub mod session;
 pub mod store;
+pub mod uplink;

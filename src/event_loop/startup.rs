@@ -25,7 +25,7 @@ use crate::{
 
 use super::{
     CLOCK, CLOCK_CHECK, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, OnStored, REGISTRY,
-    RUNNING_NOTE, RegistryCheck, SIGNALS, Watchdog,
+    RUNNING_NOTE, RegistryCheck, SIGNALS, UplinkSource, Uploading, Watchdog,
 };
 
 /// Where forebay keeps its files, where it listens, and within which bounds.
@@ -42,6 +42,8 @@ pub struct Setup {
     pub certificate: Option<CertificateFiles>,
     /// Told of the readings of each commit, once they are on disk.
     pub on_stored: Option<OnStored>,
+    /// Where readings go, if anywhere.
+    pub uplink: UplinkSource,
 }
 
 /// One address to listen on.
@@ -155,6 +157,7 @@ impl EventLoop {
             registry,
             store_retry: Default::default(),
             on_stored: setup.on_stored,
+            uploading: Uploading::new(setup.uplink, &poll),
             watchdog: watchdog(now),
             stopping: false,
             poll,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::{
     clock::{Mono, Now, Wall},
     ids::IdentityId,
+    record::Settlement,
+    session::durable::Batch,
 };
 
 use super::{CLOCK_CHECK, EventLoop, RUNNING_NOTE};
@@ -72,12 +74,26 @@ impl RegistryCheck {
 }
 
 impl EventLoop {
-    /// Makes the due batch durable: the only place where the loop waits for the card.
+    /// Makes the due batch durable, and what the uplink has settled with it: the only place where the loop waits for the
+    /// card.
     pub(super) fn commit(&mut self, now: Now) {
-        let Some((through, batch)) = self.broker.poll_commit() else { return };
-        match self.buffer.append(&batch) {
+        let Some((through, mut batch)) = self.broker.poll_commit() else {
+            if self.buffer.is_open()
+                && let Some(settlement) = self.uploading.poll_due_settlement()
+            {
+                self.commit_settlement(settlement, now);
+            }
+            return;
+        };
+        batch.settlement = self.uploading.poll_settlement();
+        let stored = self.buffer.append(&batch);
+        if batch.settlement.is_some() {
+            self.uploading.handle_settled(stored.is_ok(), now);
+        }
+        match stored {
             Ok(()) => {
                 self.broker.handle_committed(through, now);
+                self.uploading.handle_stored(&self.buffer, now);
                 if let Some(on_stored) = &mut self.on_stored {
                     on_stored(&batch.records);
                 }
@@ -93,11 +109,26 @@ impl EventLoop {
         }
     }
 
+    /// Commits what became of readings at the hub, and nothing else.
+    pub(super) fn commit_settlement(&mut self, settlement: Settlement, now: Now) {
+        let batch = Batch { settlement: Some(settlement), ..Batch::default() };
+        let stored = self.buffer.append(&batch);
+        self.uploading.handle_settled(stored.is_ok(), now);
+        if let Err(error) = stored {
+            log::error!("{error}; some readings may be uploaded twice");
+            if !self.buffer.is_open() {
+                self.broker.handle_commit_failed(now);
+                self.reopen_store(now);
+            }
+        }
+    }
+
     /// Opens the store again and checks it; nothing is acknowledged until that went well.
     pub(super) fn reopen_store(&mut self, now: Now) {
         match self.buffer.reopen().and_then(|()| self.buffer.recover()) {
             Ok(recovered) => {
                 self.broker.handle_store_ready(recovered, now);
+                self.uploading.handle_stored(&self.buffer, now);
                 self.store_retry = StoreRetry::default();
                 log::info!("the store was opened again and passed its checks");
             }
@@ -149,6 +180,10 @@ impl EventLoop {
     pub(super) fn check_clock(&mut self, now: Now) {
         let clock = self.clock.state();
         let noted = self.buffer.set_clock(clock);
+        if noted.is_ok() {
+            // Only now does the journal give readings their right times.
+            self.uploading.handle_clock(clock.synchronised, now);
+        }
         // While the store is out of order, that has been said.
         if let Err(error) = &noted
             && self.broker.is_storing()
@@ -170,7 +205,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::ClockState,
-        event_loop::{Listen, Setup},
+        event_loop::{Listen, Setup, UplinkSource},
         identity::DeviceGrants,
         limits::Limits,
         net::{listener::ListenerKind, system_clock::SystemClock},
@@ -187,6 +222,7 @@ mod tests {
             listen: vec![Listen { address, kind: ListenerKind::Mqtt, optional: false }],
             certificate: None,
             on_stored: None,
+            uplink: UplinkSource::none(),
         };
         let mut event_loop = EventLoop::start(setup).expect("started");
         event_loop.clock = SystemClock::with_marker(dir.path().to_owned());
