@@ -125,6 +125,8 @@ pub struct Hub {
     pub connects: Vec<ProtocolVersion>,
     /// Whether keep-alive can be judged: on a slow link bytes are on their way that it does not see.
     pub minds_silence: bool,
+    /// Whether readings of a device that was not announced are a fault.
+    pub minds_announcements: bool,
     pub pings: u64,
     /// Messages answered with a PUBACK of a good code, by connection and identifier.
     pub good_acks: u64,
@@ -162,6 +164,7 @@ impl Hub {
             complaints: Vec::new(),
             connects: Vec::new(),
             minds_silence: true,
+            minds_announcements: true,
             pings: 0,
             good_acks: 0,
             buckets: Vec::new(),
@@ -318,7 +321,7 @@ impl Hub {
                     self.complaints.push(format!("{} devices in one message", devices.len()));
                 }
                 for device in devices {
-                    if !connection.announced.contains(device) {
+                    if self.minds_announcements && !connection.announced.contains(device) {
                         self.complaints.push(format!("{device} sends before it is announced"));
                     }
                 }
@@ -391,7 +394,9 @@ impl Hub {
     }
 
     fn on_too_much(&mut self, packet_id: PacketId, version: ProtocolVersion, reaction: &mut Reaction) {
-        match self.manners.too_much {
+        // What hubs do to 3.1.1 here is a lie nobody can see through: a PUBACK like any other. This one is honest.
+        let too_much = if version == ProtocolVersion::V5 { self.manners.too_much } else { TooMuch::Closes };
+        match too_much {
             TooMuch::Closes => {
                 if version == ProtocolVersion::V5 {
                     let (reason, properties) =
