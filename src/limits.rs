@@ -206,6 +206,13 @@ pub const PUBLISH_BURST_S: u64 = 5;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 
+/// Connections of the control socket at once; more wait in the kernel's queue.
+pub const CONTROL_CONNECTIONS_MAX: usize = 8;
+/// Bytes of one request on the control socket.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 1024;
+/// From accepting a connection of the control socket to its end.
+pub const CONTROL_TIME: Duration = Duration::from_secs(5);
+
 fn in_range(value: i64, min: u32, max: u32) -> Result<u32, LimitError> {
     match u32::try_from(value) {
         Ok(value) if (min..=max).contains(&value) => Ok(value),
