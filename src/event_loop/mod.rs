@@ -4,13 +4,16 @@
 //! [`EventLoop::turn`], in an order that matters: bytes before deadlines, the commit before the answers it allows, and
 //! slots freed last, when no event of this turn can mean them any more.
 
+mod commit_times;
+mod control;
+mod report;
 mod sockets;
 mod startup;
 mod storage;
 
 pub use startup::{CertificateFiles, Listen, RunError, Setup};
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use mio::{Events, Poll, Token};
 use slab::Slab;
@@ -21,6 +24,7 @@ use crate::{
     ids::ConnId,
     net::{
         connection::Scratch,
+        control::ControlSocket,
         listener::Listener,
         service_manager,
         signals::{Signal, Signals},
@@ -32,13 +36,15 @@ use crate::{
     store::{Buffer, DataDirLock, Registry},
 };
 
+use report::Observed;
 use sockets::Socket;
 use storage::{RegistryCheck, StoreRetry};
 
 const SIGNALS: Token = Token(0);
 const CLOCK: Token = Token(1);
 const REGISTRY: Token = Token(2);
-const FIRST_LISTENER: usize = 3;
+const CONTROL: Token = Token(3);
+const FIRST_LISTENER: usize = 4;
 /// Tokens from here on are the slots of connections.
 const FIRST_CONNECTION: usize = 64;
 /// Events taken from the kernel in one turn.
@@ -86,8 +92,12 @@ struct EventLoop {
     broker: Broker,
     buffer: Buffer,
     registry: Registry,
+    buffer_path: PathBuf,
     store_retry: StoreRetry,
     on_stored: Option<OnStored>,
+    /// None if it could not be made: everything else works without.
+    control: Option<ControlSocket>,
+    observed: Observed,
     watchdog: Option<Watchdog>,
     stopping: bool,
     /// Keeps a second forebay out of the data directory.
@@ -115,6 +125,7 @@ impl EventLoop {
         self.write(now);
         self.close(now);
         self.keep_house(now);
+        self.serve_control(now);
         Ok(())
     }
 
@@ -133,6 +144,7 @@ impl EventLoop {
             self.clock_check,
             self.registry_check.at(),
             self.store_retry.at(),
+            self.control.as_ref().and_then(ControlSocket::poll_timeout),
             self.watchdog.as_ref().map(|w| w.next),
         ];
         let next = own.into_iter().flatten().chain(self.broker.poll_timeout()).min()?;
@@ -148,6 +160,7 @@ impl EventLoop {
                 SIGNALS => self.on_signals(),
                 CLOCK => self.on_clock_event(now),
                 REGISTRY => self.on_registry_event(now),
+                CONTROL => self.on_control_event(now),
                 Token(token) if token < FIRST_CONNECTION => {
                     self.listeners[token - FIRST_LISTENER].note_ready()
                 }
@@ -186,6 +199,12 @@ impl EventLoop {
     fn on_registry_event(&mut self, now: Now) {
         if self.registry_watch.as_mut().is_some_and(FileWatch::take_changed) {
             self.registry_check.begin(now.mono);
+        }
+    }
+
+    fn on_control_event(&mut self, now: Now) {
+        if let Some(control) = &mut self.control {
+            control.handle_ready(self.poll.registry(), now.mono);
         }
     }
 

@@ -75,8 +75,11 @@ impl EventLoop {
     /// Makes the due batch durable: the only place where the loop waits for the card.
     pub(super) fn commit(&mut self, now: Now) {
         let Some((through, batch)) = self.broker.poll_commit() else { return };
+        let began = self.clock.now().mono;
         match self.buffer.append(&batch) {
             Ok(()) => {
+                let ended = self.clock.now().mono;
+                self.observed.note_commit(ended.since(began), ended);
                 self.broker.handle_committed(through, now);
                 if let Some(on_stored) = &mut self.on_stored {
                     on_stored(&batch.records);
@@ -87,6 +90,7 @@ impl EventLoop {
                     "{error}; nobody was told that these {} readings are stored",
                     batch.records.len()
                 );
+                self.observed.note_store_error(&error, now.mono);
                 self.broker.handle_commit_failed(now);
                 self.reopen_store(now);
             }
@@ -102,6 +106,7 @@ impl EventLoop {
                 log::info!("the store was opened again and passed its checks");
             }
             Err(error) => {
+                self.observed.note_store_error(&error, now.mono);
                 let words = error.to_string();
                 if words != self.store_retry.told {
                     log::error!("{words}; trying again");

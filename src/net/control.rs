@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::{self, Read as _, Write as _},
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -38,6 +38,8 @@ const MODE: u32 = 0o600;
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of the socket's name.
+    file: (u64, u64),
     token: Token,
     own_user: Uid,
     /// Whether more may wait to be accepted.
@@ -112,8 +114,9 @@ impl ControlSocket {
         // Whoever slipped in before this line is judged by its user all the same.
         fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(words)?;
         registry.register(&mut listener, token, Interest::READABLE).map_err(words)?;
+        let file = fs::symlink_metadata(&path).map(|found| (found.dev(), found.ino())).map_err(words)?;
         let own_user = geteuid();
-        Ok(Self { listener, path, token, own_user, can_accept: true, serial: 0, peers: Vec::new() })
+        Ok(Self { listener, path, file, token, own_user, can_accept: true, serial: 0, peers: Vec::new() })
     }
 
     /// An event came for the token: accepts, reads and writes as far as that goes.
@@ -204,7 +207,10 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // The next start would replace it; until then it would only look as if somebody listened.
+        // If the directory was moved away, another broker may listen under this name now.
+        if !fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file) {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.path) {
             log::debug!("cannot remove {}: {error}", self.path.display());
         }
