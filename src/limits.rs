@@ -295,6 +295,12 @@ const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_mil
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
 const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);
+/// Connections of the control socket at once; more wait in the kernel's queue.
+pub const CONTROL_CONNECTIONS_MAX: usize = 8;
+/// Bytes of one request on the control socket.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 1024;
+/// From accepting a connection of the control socket to its end.
+pub const CONTROL_TIME: Duration = Duration::from_secs(5);
 
 fn in_range(value: i64, min: u32, max: u32) -> Result<u32, LimitError> {
     match u32::try_from(value) {

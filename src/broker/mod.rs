@@ -18,6 +18,7 @@ mod connections;
 mod deadlines;
 mod dispatch;
 mod durability;
+mod gauges;
 mod ingest;
 mod invariants;
 mod notices;
@@ -52,6 +53,7 @@ use commit_gate::{CommitGate, Ticket};
 use connections::{Connection, Connections, Phase};
 use deadlines::Deadlines;
 use durability::Durability;
+pub use gauges::Gauges;
 use notices::Notices;
 use refusals::Refusals;
 use retained::RetainedMessages;
@@ -113,6 +115,27 @@ pub struct Counters {
     pub messages_expired: u64,
     /// Messages that could not be retained for want of room.
     pub retained_refused: u64,
+    /// Packets received, of every kind.
+    pub packets_received: u64,
+    /// Packets sent, of every kind.
+    pub packets_sent: u64,
+    /// Bytes of the packets received.
+    pub bytes_received: u64,
+    /// Bytes of the packets sent.
+    pub bytes_sent: u64,
+    /// Messages published by clients and devices.
+    pub publishes_received: u64,
+    /// Clients let in.
+    pub clients_admitted: u64,
+    /// Most clients connected at once.
+    pub clients_connected_max: u64,
+}
+
+impl Counters {
+    fn note_sent(&mut self, bytes: usize) {
+        self.packets_sent += 1;
+        self.bytes_sent += bytes as u64;
+    }
 }
 
 /// What a broker begins with.
@@ -517,6 +540,7 @@ impl Broker {
             return false;
         }
         let Some(connection) = self.connections.get_mut(conn) else { return false };
+        self.counters.note_sent(self.encoded.len());
         connection.outbox.push(&self.encoded);
         if !connection.listed {
             connection.listed = true;

@@ -86,12 +86,15 @@ impl EventLoop {
             return;
         };
         batch.settlement = self.uploading.poll_settlement();
+        let began = self.clock.now().mono;
         let stored = self.buffer.append(&batch);
         if batch.settlement.is_some() {
             self.uploading.handle_settled(stored.is_ok(), now);
         }
         match stored {
             Ok(()) => {
+                let ended = self.clock.now().mono;
+                self.observed.note_commit(ended.since(began), ended);
                 self.broker.handle_committed(through, now);
                 self.uploading.handle_stored(&self.buffer, now);
                 if let Some(on_stored) = &mut self.on_stored {
@@ -103,6 +106,7 @@ impl EventLoop {
                     "{error}; nobody was told that these {} readings are stored",
                     batch.records.len()
                 );
+                self.observed.note_store_error(&error, now.mono);
                 self.broker.handle_commit_failed(now);
                 self.reopen_store(now);
             }
@@ -133,6 +137,7 @@ impl EventLoop {
                 log::info!("the store was opened again and passed its checks");
             }
             Err(error) => {
+                self.observed.note_store_error(&error, now.mono);
                 let words = error.to_string();
                 if words != self.store_retry.told {
                     log::error!("{words}; trying again");
