@@ -10,6 +10,7 @@
 //! succeeds; only then is [`Buffer::last_seq`] meaningful again.
 
 mod boots;
+mod budget;
 mod buffer;
 mod checksum;
 mod data_dir;
@@ -26,6 +27,7 @@ mod reader;
 mod recovery;
 mod registry;
 mod registry_role;
+mod retention;
 mod schema;
 mod sessions;
 mod settled;
@@ -33,6 +35,7 @@ mod settled;
 mod test_bench;
 
 pub use boots::BootId;
+pub use budget::{Budget, DiskSpace, FreeSpace, Policy, StorageWishes};
 pub use buffer::Buffer;
 pub use data_dir::{DataDir, DataDirLock};
 pub use error::{Failure, StoreError};
@@ -40,3 +43,4 @@ pub use open::StoreOptions;
 pub use outbound::Stretch;
 pub use reader::{BufferReader, Query, StoredReading};
 pub use registry::Registry;
+pub use retention::{Housekeeping, Losses, NextStep};
