@@ -9,6 +9,7 @@
 //! turn. When that fails, the batch is *unknown*: its publishers are closed and [`Buffer::reopen`] is called until it
 //! succeeds; only then is [`Buffer::last_seq`] meaningful again.
 
+mod ballast;
 mod boots;
 mod budget;
 mod buffer;
@@ -34,6 +35,7 @@ mod settled;
 #[cfg(test)]
 mod test_bench;
 
+pub use ballast::Ballast;
 pub use boots::BootId;
 pub use budget::{Budget, DiskSpace, FreeSpace, Policy, StorageWishes};
 pub use buffer::Buffer;

@@ -24,6 +24,8 @@ const SWEEP_WAIT: Duration = Duration::from_secs(60);
 const ROWS_KEPT: i64 = 1000;
 /// Free pages for which the file is worth shrinking, if they are half of it.
 const SHRINK_PAGES: i64 = 8192;
+/// Free pages kept for new readings while the file system has too little space; half of them before more are made.
+const PAGES_WHEN_TIGHT: i64 = 128;
 /// The log at which shrinking waits: a reader is in the way of starting it anew.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
@@ -69,6 +71,8 @@ pub struct Losses {
 #[derive(Debug, Default)]
 pub(super) struct House {
     making_room: bool,
+    /// Nothing may go to make room; said until there is room.
+    is_full: bool,
     shrinking: bool,
     /// When readings the hub has were last removed.
     swept: Option<Mono>,
@@ -138,6 +142,7 @@ pub(super) fn step(
     let settlement = settled::read(connection)?;
     let front = Front::read(connection, &settlement, orders.rows_max)?;
     house.making_room = room.is_short(house.making_room);
+    house.is_full &= house.making_room;
     let mut done = Housekeeping { is_tight: room.is_tight, ..Housekeeping::default() };
     let Some(front) = front else {
         done.next = shrink(connection, house, &room, orders)?;
@@ -153,7 +158,7 @@ pub(super) fn step(
             done.next = NextStep::Now;
         }
         None => {
-            done.is_full = house.making_room && orders.budget.policy == Policy::RefuseNew;
+            house.is_full = house.making_room && orders.budget.policy == Policy::RefuseNew;
             done.next = shrink(connection, house, &room, orders)?;
             let sweep = front.settled().filter(|_| !orders.budget.keep_uploaded);
             let swept = *house.swept.get_or_insert(orders.now);
@@ -162,6 +167,7 @@ pub(super) fn step(
             }
         }
     }
+    done.is_full = house.is_full;
     Ok(done)
 }
 
@@ -256,7 +262,7 @@ fn shrink(
     if !house.shrinking {
         return Ok(NextStep::AfterCommit);
     }
-    let pages = (room.pages.free - room.slack).min(limits::SHRINK_PAGES_PER_STEP);
+    let pages = (room.pages.free - room.spare()).min(limits::SHRINK_PAGES_PER_STEP);
     let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
     let mut rows = statement.query([])?;
     while rows.next()?.is_some() {}
@@ -284,19 +290,25 @@ impl Room {
 
     /// Whether room is to be made inside the file; what was begun goes on a little further.
     fn is_short(&self, was_short: bool) -> bool {
-        let wanted = if was_short { self.slack } else { self.slack / 2 };
+        let wanted = |room: i64| if was_short { room } else { room / 2 };
         let live = self.pages.all - self.pages.free;
-        live + wanted > self.cap || (self.is_tight && self.pages.free < wanted)
+        let is_used_up = || self.pages.free < wanted(PAGES_WHEN_TIGHT);
+        live + wanted(self.slack) > self.cap || (self.is_tight && is_used_up())
     }
 
     /// Whether the file is to give pages back.
     fn is_too_large(&self, was_too_large: bool) -> bool {
         let Pages { all, free, shrinks } = self.pages;
-        if !shrinks || free <= self.slack {
+        if !shrinks || free <= self.spare() {
             return false;
         }
         let is_mostly_free = free >= SHRINK_PAGES && free >= all / 2;
-        was_too_large || all > self.cap || is_mostly_free || (self.is_tight && free > 2 * self.slack)
+        was_too_large || all > self.cap || is_mostly_free || (self.is_tight && free > 2 * self.spare())
+    }
+
+    /// Free pages that stay in the file.
+    fn spare(&self) -> i64 {
+        if self.is_tight { 2 * PAGES_WHEN_TIGHT } else { self.slack }
     }
 }
 
@@ -429,6 +441,13 @@ impl NextStep {
             Self::At(earlier) => Self::At(earlier.min(at)),
             Self::AfterCommit => Self::At(at),
         }
+    }
+}
+
+impl Losses {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.too_old + self.no_space + self.rejected
     }
 }
 

@@ -188,8 +188,9 @@ fn the_policy_may_be_to_refuse_what_is_new() {
     assert!(done.is_full && done.uploaded == 0 && done.lost == Losses::default(), "{done:?}");
     assert_eq!(left(&mut buffer).len(), 8000);
     settle(&mut buffer, 5000, &[]);
+    assert!(buffer.keep_house(&refusing, &PLENTY, NOW, 100).expect("kept").is_full, "room is being made");
     let done = tidy(&mut buffer, &refusing, &PLENTY, NOW);
-    assert!(!done.is_full && done.uploaded >= 4800 && done.lost.no_space == 0, "{done:?}");
+    assert!(!done.is_full && done.uploaded >= 4700 && done.lost.no_space == 0, "{done:?}");
 }
 
 #[test]
@@ -198,18 +199,18 @@ fn what_others_write_to_the_disk_costs_no_reading_but_the_file_grows_no_more() {
     let tight = DiskSpace { free: 0, ..PLENTY };
     let done = tidy(&mut buffer, &ROOMY, &tight, NOW);
     assert!(done.is_tight && !done.is_full, "{done:?}");
-    // Free pages for what comes next: slack is 4,096 pages, and the last thousand readings stay.
     let kept = left(&mut buffer).len();
+    assert!(kept >= 7300, "room for what comes next, no more: {kept}");
     assert_eq!(tidy(&mut buffer, &ROOMY, &tight, NOW).lost, Losses::default(), "it is not eaten up");
     buffer.checkpoint().expect("copied");
     let pages = file_pages(&bench);
-    let small = Budget { max_bytes: 4 << 20, ..ROOMY };
     for hundred in 80..120 {
         buffer.append(&readings(100 * hundred + 1, 100 * hundred + 100)).expect("appended");
-        tidy(&mut buffer, &small, &tight, NOW);
+        tidy(&mut buffer, &ROOMY, &tight, NOW);
     }
     buffer.checkpoint().expect("copied");
-    assert!(file_pages(&bench) <= pages, "{} before, {} after {kept}", pages, file_pages(&bench));
+    assert!(file_pages(&bench) <= pages, "{pages} before, {} after", file_pages(&bench));
+    assert!(left(&mut buffer).len() > 7000);
 }
 
 #[test]
