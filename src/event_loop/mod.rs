@@ -6,6 +6,7 @@
 
 mod commit_times;
 mod control;
+mod house;
 mod report;
 mod sockets;
 mod startup;
@@ -40,6 +41,7 @@ use crate::{
     store::{Buffer, DataDirLock, Registry},
 };
 
+use house::House;
 use report::Observed;
 use sockets::Socket;
 use storage::{RegistryCheck, StoreRetry};
@@ -110,6 +112,7 @@ struct EventLoop {
     registry: Registry,
     buffer_path: PathBuf,
     store_retry: StoreRetry,
+    house: House,
     on_stored: Option<OnStored>,
     uploading: Uploading,
     /// None if it could not be made: everything else works without.
@@ -166,6 +169,7 @@ impl EventLoop {
             self.store_retry.at(),
             self.uploading.deadline(),
             self.control.as_ref().and_then(ControlSocket::poll_timeout),
+            self.house.at(),
             self.watchdog.as_ref().map(|w| w.next),
         ];
         let next = own.into_iter().flatten().chain(self.broker.poll_timeout()).min()?;
@@ -249,6 +253,9 @@ impl EventLoop {
         if self.store_retry.is_due(now.mono) {
             self.reopen_store(now);
         }
+        if self.house.is_due(now.mono) {
+            self.keep_store(now);
+        }
         if let Some(seen) = self.broker.poll_seen() {
             self.note_seen(&seen);
         }
@@ -269,13 +276,20 @@ impl EventLoop {
     fn status(&self, now: Now) -> String {
         let counters = self.broker.counters();
         let uplink = self.uploading.status(now).map_or_else(String::new, |words| format!("; {words}"));
-        let storing = if self.broker.is_storing() { "" } else { "NOT STORING; " };
+        let storing = match (self.broker.is_storing(), self.broker.is_storage_full()) {
+            (false, _) => "NOT STORING; ",
+            (true, true) => "FULL, REFUSING READINGS; ",
+            (true, false) => "",
+        };
+        let lost = self.buffer.lost();
         format!(
-            "{storing}{} connections, {} devices and clients, {} readings stored, {} payloads quarantined{uplink}",
+            "{storing}{} connections, {} devices and clients, {} readings stored, {} payloads quarantined, {} readings \
+             dropped{uplink}",
             self.broker.connection_count(),
             self.broker.identity_count(),
             counters.readings_stored,
-            counters.payloads_quarantined
+            counters.payloads_quarantined,
+            lost.total()
         )
     }
 
