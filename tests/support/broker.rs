@@ -70,11 +70,15 @@ impl Setup {
         self
     }
 
-    /// Room for a load test: `connections` at once, all from one address, any number still unauthenticated.
+    /// Room for a load test: `connections` at once, all from one address, any number still unauthenticated, as fast as
+    /// they like.
     pub fn roomy(self, connections: u32) -> Self {
         self.limit("connections", connections)
             .limit("connections_per_address", connections)
             .limit("connections_unauthenticated", connections)
+            .limit("connects_per_address_per_min", 0)
+            .limit("connects_per_identity_per_min", 0)
+            .limit("device_publishes_per_s", 0)
     }
 
     /// Listens with TLS as well.
