@@ -100,19 +100,29 @@ limits! {
     window: 20 in 1..=1000;
     /// Topic aliases a version 5 client may use, and is given if it takes them.
     topic_aliases: 20 in 0..=1000;
-    /// Subscriptions of one device's connection.
+    /// Subscriptions of one device's session.
     device_subscriptions: 50 in 1..=100_000;
-    /// Subscriptions of one local client's connection.
+    /// Subscriptions of one local client's session.
     client_subscriptions: 1000 in 1..=1_000_000;
-    /// Messages that may wait for one device's connection; QoS 0 beyond it is dropped, QoS 1 and 2 end the connection.
+    /// Messages that may wait for one device's session; QoS 0 beyond it is dropped, QoS 1 and 2 end the session.
     device_queue_messages: 100 in 1..=1_000_000;
-    /// Bytes of messages that may wait for one device's connection; beyond it as above.
+    /// Bytes of messages that may wait for one device's session; beyond it as above.
     device_queue_bytes: 262_144 in 1024..=67_108_864;
-    /// Messages that may wait for one local client's connection; beyond it as above.
+    /// Messages that may wait for one local client's session; beyond it as above.
     client_queue_messages: 10_000 in 1..=1_000_000;
     /// Bytes of messages that may wait for all connections together; beyond it local clients that only publish are not
-    /// read from.
+    /// read from. As many may wait for sessions without a connection; one that would need more ends.
     queue_memory_bytes: 16_777_216 in 65_536..=1_073_741_824;
+    /// Seconds a device's session may outlive its connection.
+    device_session_expiry_s: 3600 in 0..=2_592_000;
+    /// Seconds a local client's session may outlive its connection.
+    client_session_expiry_s: 604_800 in 0..=31_536_000;
+    /// Sessions of one device without a connection; the one that is gone longest ends.
+    device_offline_sessions: 1 in 1..=1000;
+    /// Sessions of one local client without a connection; the one that is gone longest ends.
+    client_offline_sessions: 100 in 1..=100_000;
+    /// Sessions of all together without a connection; the one that is gone longest ends.
+    offline_sessions: 1000 in 1..=1_000_000;
     /// Longest keep-alive in seconds; a client that asks for none is given this.
     keep_alive_max_s: 600 in 10..=65_535;
     /// Bytes that may wait for one client before it is no longer read from.

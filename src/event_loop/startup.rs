@@ -6,7 +6,7 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use crate::{
-    broker::Broker,
+    broker::{Broker, Start},
     clock::Now,
     identity::DeviceGrants,
     limits::Limits,
@@ -117,13 +117,13 @@ impl EventLoop {
         let registry = Registry::open(&data_dir, &options)?;
         let buffer =
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
-        let broker = Broker::new(
-            setup.limits,
-            registry.identities()?,
-            setup.device_grants,
-            buffer.last_seq(),
-            seed()?,
-        );
+        let start = Start {
+            identities: registry.identities()?,
+            grants: setup.device_grants,
+            recovered: buffer.recover()?,
+            seed: seed()?,
+        };
+        let broker = Broker::new(setup.limits, start, now);
         let tls = match &setup.certificate {
             Some(files) => Some(tls::load_server_config(&files.certificate, &files.key)?),
             None => None,

@@ -95,9 +95,9 @@ impl EventLoop {
 
     /// Opens the store again and checks it; nothing is acknowledged until that went well.
     pub(super) fn reopen_store(&mut self, now: Now) {
-        match self.buffer.reopen() {
-            Ok(()) => {
-                self.broker.handle_store_ready(self.buffer.last_seq());
+        match self.buffer.reopen().and_then(|()| self.buffer.recover()) {
+            Ok(recovered) => {
+                self.broker.handle_store_ready(recovered, now);
                 self.store_retry = StoreRetry::default();
                 log::info!("the store was opened again and passed its checks");
             }
