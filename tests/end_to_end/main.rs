@@ -14,6 +14,7 @@ mod local_clients;
 mod not_offered;
 mod payloads;
 mod quickstart;
+mod rates;
 mod secrets;
 mod sessions;
 mod systemd_unit;
