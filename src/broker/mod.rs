@@ -12,6 +12,7 @@
 //! ```
 
 pub mod access;
+mod children;
 mod closing;
 pub mod commit_gate;
 mod connections;
