@@ -47,7 +47,8 @@ impl World {
             let address = address.parse().expect("CONFORMANCE_ADDRESS is an address and a port");
             return Self { broker: None, address, token: "anybody".to_owned() };
         }
-        let setup = setup.limit("connections_per_device", 100).limit("refusals_per_address", 100_000);
+        let setup =
+            setup.limit("connections_per_device", 100).limit("refusals_per_address", 100_000).hurried();
         let token = setup.home().must(&["client", "add", "peers"]).trim_end().to_owned();
         let broker = setup.start();
         Self { address: broker.plain(), broker: Some(broker), token }

@@ -15,6 +15,7 @@ mod local_clients;
 mod not_offered;
 mod payloads;
 mod quickstart;
+mod rates;
 mod secrets;
 mod sessions;
 mod status;

@@ -81,9 +81,9 @@ pub struct Mine {
 }
 
 impl Mine {
-    /// A broker that does not slow down who is refused often: that has tests of its own.
+    /// A broker that does not slow down who is refused often, or comes often: that has tests of its own.
     pub fn open(setup: Setup) -> Self {
-        let broker = setup.limit("refusals_per_address", 1_000_000).start();
+        let broker = setup.hurried().limit("refusals_per_address", 1_000_000).start();
         let device = broker.add_device("mallory");
         let tweety = broker.add_device("canary");
         // Buffers that are made once are made before the baseline is taken.
