@@ -17,3 +17,4 @@ mod quickstart;
 mod secrets;
 mod sessions;
 mod systemd_unit;
+mod uplink;
