@@ -145,7 +145,7 @@ impl World {
     }
 
     fn converse(mut self) {
-        let said: Vec<u8> = (0..1_000_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let said: Vec<u8> = (0..1_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
         self.queue.push(&said);
         self.until(|world| world.heard.len() >= said.len()).expect("an echo");
         assert!(self.heard == said, "the same bytes in the same order");
