@@ -267,7 +267,7 @@ pub const UPLINK_REFUSED_WAIT: Duration = Duration::from_secs(300);
 /// How long the hub may take to tell its limits before readings go without knowing them.
 pub const UPLINK_LIMITS_WAIT: Duration = Duration::from_secs(5);
 /// How long 3.1.1 is spoken with a hub that did not want 5.0, before that is tried again.
-pub const UPLINK_OLD_VERSION_SPAN: Duration = Duration::from_secs(24 * 3600);
+pub const UPLINK_OLD_VERSION_SPAN: Duration = Duration::from_secs(3600);
 /// First time between two messages for a hub that has closed the connection on one.
 pub const UPLINK_GAP_MIN: Duration = Duration::from_secs(1);
 /// Longest time between two messages for a hub that may have closed the connection for their rate.

@@ -149,7 +149,7 @@ impl Connection {
 
     /// A PINGREQ has left.
     pub(super) fn note_ping(&mut self, now: Mono) {
-        self.ping_sent = Some(now);
+        self.ping_sent = self.ping_sent.or(Some(now));
     }
 
     /// Bytes have come.
@@ -166,16 +166,15 @@ impl Connection {
     pub(super) fn next_due(&self, flight: &Flight) -> (Mono, Due) {
         let patience = flight.ack_timeout();
         let oldest = flight.oldest_sent();
-        let mut next = match [oldest, self.ping_sent].into_iter().flatten().min() {
-            None => (self.last_sent + self.keep_alive * 3 / 4, Due::Ping),
-            Some(waiting_since) => {
-                let quiet_since = waiting_since.max(self.last_received);
-                let dead = (quiet_since + patience, Due::Dead);
-                let ping = (quiet_since + patience / 2, Due::Ping);
-                if self.ping_sent.is_none() { ping } else { dead }
-            }
-        };
+        let mut next = (self.last_sent + self.keep_alive * 3 / 4, Due::Ping);
         let mut or_earlier = |time: Mono, due| next = if time < next.0 { (time, due) } else { next };
+        if let Some(waiting_since) = [oldest, self.ping_sent].into_iter().flatten().min() {
+            let quiet_since = waiting_since.max(self.last_received);
+            or_earlier(quiet_since + patience, Due::Dead);
+            if self.ping_sent.is_none() {
+                or_earlier(quiet_since + patience / 2, Due::Ping);
+            }
+        }
         if let Some(oldest) = oldest {
             or_earlier(oldest + patience * 3 / 2, Due::Unanswered);
         }

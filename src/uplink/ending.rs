@@ -42,7 +42,7 @@ impl Uplink {
         let mut pause = pause;
         match &self.link {
             Link::Waiting { .. } | Link::Stopped => return,
-            Link::Greeting { version, .. } if blame == Blame::Message => self.versions.on_no_answer(*version),
+            Link::Greeting { version, .. } if blame == Blame::Message => self.versions.on_closed(*version),
             Link::Connecting { .. } | Link::Greeting { .. } => {}
             Link::Open(connection) => {
                 if connection.phase != Phase::Uploading {

@@ -97,7 +97,7 @@ impl Uplink {
         match connack.reason {
             ReasonCode::Success => self.on_let_in(connack, version),
             ReasonCode::UnsupportedProtocolVersion => {
-                self.versions.on_no_answer(version);
+                self.versions.on_refused(version);
                 self.lose(&words, Blame::Link, Pause::BackOff);
             }
             ReasonCode::BadUserNameOrPassword

@@ -90,7 +90,7 @@ impl Uploader {
         if self.flight.len() >= window {
             return Next::Wait(wait);
         }
-        if let Some(next) = self.next_suspect(pace, &mut wait, now) {
+        if let Some(next) = self.next_suspect(mode, pace, &mut wait, now) {
             return next;
         }
         for place in self.lanes_by_turn() {
@@ -117,20 +117,27 @@ impl Uploader {
     }
 
     /// A reading under suspicion goes once more, with nothing else on its way, as soon as the hub has taken another.
-    fn next_suspect(&mut self, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
+    fn next_suspect(&mut self, mode: &Mode, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
         let (row, guessed) = self.poison.due_suspect()?;
         let (row, points) = (row.clone(), gateway::data_points(&row.values));
         if !self.flight.is_empty() {
             return Some(Next::Wait(*wait));
         }
-        let mut ready = pace.telemetry_ready_at(&row.device, points, now);
-        if guessed && !pace.is_known() {
+        let must_announce = mode.is_gateway() && !self.is_announced(&row.device);
+        let mut ready = match must_announce {
+            true => pace.message_ready_at(now),
+            false => pace.telemetry_ready_at(&row.device, points, now),
+        };
+        if guessed && !must_announce && !pace.is_known() {
             // A connection closed right after other readings could be closed for their rate.
             ready = ready.max(pace.quiet_at(UPLINK_GAP_DOUBTED, now));
         }
         if ready > now {
             wait.until(ready);
             return Some(Next::Wait(*wait));
+        }
+        if must_announce {
+            return Some(Next::Announce(row.device));
         }
         self.poison.note_retry(row.seq);
         Some(Next::Send(Parcel { device: row.device.clone(), lane: None, rows: vec![row], points }))

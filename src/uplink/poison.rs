@@ -57,6 +57,8 @@ pub(super) struct Poison {
     suspects: Vec<Suspect>,
     /// Messages to go alone, so that it is clear which one the hub closes the connection on.
     alone: usize,
+    /// Whether nothing was taken since the hub was found to be at fault.
+    hub_at_fault: bool,
 }
 
 /// Readings of one device of which at least one is bad.
@@ -127,6 +129,7 @@ impl Poison {
     /// A message of `rows` was taken.
     pub(super) fn on_taken(&mut self, rows: &[Outbound], settled: &Settled) {
         self.alone = self.alone.saturating_sub(1);
+        self.hub_at_fault = false;
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
         self.suspects.retain(|suspect| suspect.row.seq != first.seq);
         self.suspects.iter_mut().for_each(|suspect| suspect.hub_takes_others = true);
@@ -162,7 +165,7 @@ impl Poison {
         }
         let (device, count) = (first.device.clone(), rows.len());
         self.stretches.push(Stretch { device, first: first.seq, last: last.seq, count, guessed });
-        Outcome::Again
+        if self.hub_at_fault { Outcome::HubAtFault } else { Outcome::Again }
     }
 
     /// The connection was closed on `messages` at once, and it is not clear on which: they go one by one for a while.
@@ -187,6 +190,7 @@ impl Poison {
 
     fn suspect(&mut self, row: &Outbound, guessed: bool) -> Outcome {
         if self.suspects.len() >= UPLINK_SUSPECTS {
+            self.hub_at_fault = true;
             return Outcome::HubAtFault;
         }
         let row = row.clone();
