@@ -6,6 +6,7 @@ pub mod access;
 pub mod error;
 pub mod hub_url;
 pub mod listen_address;
+mod storage;
 pub mod uplink;
 mod values;
 
@@ -18,6 +19,7 @@ use std::{
 use forebay::{
     identity::DeviceGrants,
     limits::{LimitError, Limits},
+    store::StorageWishes,
 };
 use log::LevelFilter;
 use toml::de::{DeTable, DeValue};
@@ -42,6 +44,8 @@ pub struct Config {
     pub log_level: Option<LevelFilter>,
     /// `[access]`: what devices may reach beyond their own topics, as templates with `{device}`.
     pub device_grants: DeviceGrants,
+    /// `[storage]`: how much the data directory may take, and what goes when it is too much.
+    pub storage: StorageWishes,
     /// `[uplink]`: where readings go.
     pub uplink: Option<UplinkConfig>,
     /// `[limits]`; what the file leaves out has its default.
@@ -60,7 +64,8 @@ pub struct CertificatePaths {
 /// Longest configuration file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-const KEYS: &str = "data_dir, listen, listen_tls, certificate, key, [log], [access], [uplink] and [limits]";
+const KEYS: &str =
+    "data_dir, listen, listen_tls, certificate, key, [log], [access], [storage], [uplink] and [limits]";
 const LOG_KEYS: &str = "level";
 const ACCESS_KEYS: &str = "device_publish and device_subscribe";
 const FILTERS: &str = "a list of topic filters like [\"state/{device}/#\"]";
@@ -110,6 +115,7 @@ impl Config {
                 "key" => private_key = Some((key.span(), path(file, name, value)?)),
                 "log" => config.log_level = log_level(table(name, value)?)?,
                 "access" => config.device_grants = device_grants(table(name, value)?)?,
+                "storage" => config.storage = storage::wishes(table(name, value)?)?,
                 "uplink" => {
                     config.uplink = Some(UplinkConfig::read(file, key.span(), table(name, value)?)?);
                 }
@@ -249,7 +255,7 @@ mod tests {
         assert_eq!(
             refusal("\nlisten_on = []\n"),
             "/etc/forebay.toml:2: listen_on: no such key; allowed here: \
-             data_dir, listen, listen_tls, certificate, key, [log], [access], [uplink] and [limits]"
+             data_dir, listen, listen_tls, certificate, key, [log], [access], [storage], [uplink] and [limits]"
         );
         assert_eq!(
             refusal("[log]\nlevle = 'info'\n"),

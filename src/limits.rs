@@ -215,6 +215,10 @@ pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 pub const UPLINK_PAGE_ROWS: usize = 512;
 /// Bytes of values read for the uplink in one turn.
 pub const UPLINK_PAGE_BYTES: usize = 128 * 1024;
+/// Readings that leave the journal in one step, beside as many as came since the step before.
+pub const ROWS_PER_STEP: u32 = 1000;
+/// Free pages the journal's file gives back in one step.
+pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 

@@ -139,9 +139,9 @@ impl Listening {
         let files =
             |paths: CertificatePaths| CertificateFiles { certificate: paths.certificate, key: paths.key };
         let certificate = self.certificate.filter(|_| !self.tls.is_empty()).map(files);
-        let Config { limits, device_grants, uplink, .. } = config;
+        let Config { limits, device_grants, storage, uplink, .. } = config;
         let uplink = uplink_source::source(uplink, &data_dir);
-        Setup { data_dir, limits, device_grants, listen, certificate, on_stored: None, uplink }
+        Setup { data_dir, limits, device_grants, storage, listen, certificate, on_stored: None, uplink }
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`EventLoop::turn`], in an order that matters: bytes before deadlines, the commit before the answers it allows, and
 //! slots freed last, when no event of this turn can mean them any more.
 
+mod house;
 mod sockets;
 mod startup;
 mod storage;
@@ -36,6 +37,7 @@ use crate::{
     store::{Buffer, DataDirLock, Registry},
 };
 
+use house::House;
 use sockets::Socket;
 use storage::{RegistryCheck, StoreRetry};
 use uplink::Uploading;
@@ -102,6 +104,7 @@ struct EventLoop {
     buffer: Buffer,
     registry: Registry,
     store_retry: StoreRetry,
+    house: House,
     on_stored: Option<OnStored>,
     uploading: Uploading,
     watchdog: Option<Watchdog>,
@@ -153,6 +156,7 @@ impl EventLoop {
             self.registry_check.at(),
             self.store_retry.at(),
             self.uploading.deadline(),
+            self.house.at(),
             self.watchdog.as_ref().map(|w| w.next),
         ];
         let next = own.into_iter().flatten().chain(self.broker.poll_timeout()).min()?;
@@ -229,6 +233,9 @@ impl EventLoop {
         if self.store_retry.is_due(now.mono) {
             self.reopen_store(now);
         }
+        if self.house.is_due(now.mono) {
+            self.keep_store(now);
+        }
         if let Some(seen) = self.broker.poll_seen() {
             self.note_seen(&seen);
         }
@@ -249,13 +256,20 @@ impl EventLoop {
     fn status(&self, now: Now) -> String {
         let counters = self.broker.counters();
         let uplink = self.uploading.status(now).map_or_else(String::new, |words| format!("; {words}"));
-        let storing = if self.broker.is_storing() { "" } else { "NOT STORING; " };
+        let storing = match (self.broker.is_storing(), self.broker.is_storage_full()) {
+            (false, _) => "NOT STORING; ",
+            (true, true) => "FULL, REFUSING READINGS; ",
+            (true, false) => "",
+        };
+        let lost = self.buffer.lost();
         format!(
-            "{storing}{} connections, {} devices and clients, {} readings stored, {} payloads quarantined{uplink}",
+            "{storing}{} connections, {} devices and clients, {} readings stored, {} payloads quarantined, {} readings \
+             dropped{uplink}",
             self.broker.connection_count(),
             self.broker.identity_count(),
             counters.readings_stored,
-            counters.payloads_quarantined
+            counters.payloads_quarantined,
+            lost.total()
         )
     }
 

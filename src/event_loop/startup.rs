@@ -20,12 +20,12 @@ use crate::{
         tls::{self, TlsSetupError},
         watch::FileWatch,
     },
-    store::{BootId, Buffer, DataDir, Registry, StoreError, StoreOptions},
+    store::{BootId, Buffer, DataDir, Registry, StorageWishes, StoreError, StoreOptions},
 };
 
 use super::{
     CLOCK, CLOCK_CHECK, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, OnStored, REGISTRY,
-    RUNNING_NOTE, RegistryCheck, SIGNALS, UplinkSource, Uploading, Watchdog,
+    RUNNING_NOTE, RegistryCheck, SIGNALS, UplinkSource, Uploading, Watchdog, house::House,
 };
 
 /// Where forebay keeps its files, where it listens, and within which bounds.
@@ -36,6 +36,8 @@ pub struct Setup {
     pub limits: Limits,
     /// What every device may reach beyond its own topics.
     pub device_grants: DeviceGrants,
+    /// How much the data directory may take.
+    pub storage: StorageWishes,
     /// Where to listen; at least one.
     pub listen: Vec<Listen>,
     /// Needed if anything listens with TLS.
@@ -116,6 +118,7 @@ impl EventLoop {
         let now = clock.now();
         let options =
             StoreOptions { quarantine_rows: setup.limits.quarantine_rows, ..StoreOptions::default() };
+        let house = House::new(&data_dir, &setup.storage, now.mono)?;
         let registry = Registry::open(&data_dir, &options)?;
         let buffer =
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
@@ -156,6 +159,7 @@ impl EventLoop {
             buffer,
             registry,
             store_retry: Default::default(),
+            house,
             on_stored: setup.on_stored,
             uploading: Uploading::new(setup.uplink, &poll),
             watchdog: watchdog(now),

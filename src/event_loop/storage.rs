@@ -6,7 +6,8 @@ use crate::{
     clock::{Mono, Now, Wall},
     ids::IdentityId,
     record::Settlement,
-    session::durable::Batch,
+    session::Batch,
+    store::StoreError,
 };
 
 use super::{CLOCK_CHECK, EventLoop, RUNNING_NOTE};
@@ -86,12 +87,13 @@ impl EventLoop {
             return;
         };
         batch.settlement = self.uploading.poll_settlement();
-        let stored = self.buffer.append(&batch);
+        let stored = self.append(&batch, now);
         if batch.settlement.is_some() {
             self.uploading.handle_settled(stored.is_ok(), now);
         }
         match stored {
             Ok(()) => {
+                self.house.note_commit(&batch, now.mono);
                 self.broker.handle_committed(through, now);
                 self.uploading.handle_stored(&self.buffer, now);
                 if let Some(on_stored) = &mut self.on_stored {
@@ -114,12 +116,25 @@ impl EventLoop {
         let batch = Batch { settlement: Some(settlement), ..Batch::default() };
         let stored = self.buffer.append(&batch);
         self.uploading.handle_settled(stored.is_ok(), now);
-        if let Err(error) = stored {
-            log::error!("{error}; some readings may be uploaded twice");
-            if !self.buffer.is_open() {
-                self.broker.handle_commit_failed(now);
-                self.reopen_store(now);
+        match stored {
+            Ok(()) => self.house.note_commit(&batch, now.mono),
+            Err(error) => {
+                log::error!("{error}; some readings may be uploaded twice");
+                if !self.buffer.is_open() {
+                    self.broker.handle_commit_failed(now);
+                    self.reopen_store(now);
+                }
             }
+        }
+    }
+
+    /// On a full disk the space put by is given up, and the batch tried again: it was certainly not written.
+    fn append(&mut self, batch: &Batch, now: Now) -> Result<(), StoreError> {
+        match self.buffer.append(batch) {
+            Err(error @ StoreError::Full(_)) if self.house.release_ballast(&error, now.mono) => {
+                self.buffer.append(batch)
+            }
+            outcome => outcome,
         }
     }
 
@@ -130,6 +145,7 @@ impl EventLoop {
                 self.broker.handle_store_ready(recovered, now);
                 self.uploading.handle_stored(&self.buffer, now);
                 self.store_retry = StoreRetry::default();
+                self.house.arm(now.mono);
                 log::info!("the store was opened again and passed its checks");
             }
             Err(error) => {
@@ -184,6 +200,8 @@ impl EventLoop {
             // Only now does the journal give readings their right times.
             self.uploading.handle_clock(clock.synchronised, now);
         }
+        // Readings may have grown too old meanwhile.
+        self.house.arm(now.mono);
         // While the store is out of order, that has been said.
         if let Err(error) = &noted
             && self.broker.is_storing()
@@ -209,6 +227,7 @@ mod tests {
         identity::DeviceGrants,
         limits::Limits,
         net::{listener::ListenerKind, system_clock::SystemClock},
+        store::StorageWishes,
     };
 
     /// A loop on files of its own, with a clock that counts as synchronised.
@@ -219,6 +238,7 @@ mod tests {
             data_dir: dir.path().join("data"),
             limits: Limits::default(),
             device_grants: DeviceGrants::default(),
+            storage: StorageWishes::default(),
             listen: vec![Listen { address, kind: ListenerKind::Mqtt, optional: false }],
             certificate: None,
             on_stored: None,
