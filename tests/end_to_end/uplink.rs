@@ -300,3 +300,18 @@ fn mosquitto_gets_each_device_on_a_topic_of_its_own() {
         |name: &str| format!(r#"site/{name}/telemetry [{{"ts":1700000000000,"values":{{"{name}":1}}}}]"#);
     assert_eq!(heard, ["fan", "pump"].map(message).into());
 }
+
+#[test]
+fn a_backlog_of_many_small_readings_fits_what_the_other_end_takes_in_one_message() {
+    // 52 KiB hold more of these than the 1,000 readings a forebay takes in one message.
+    let site = Site::new(Setup::new(), Setup::new());
+    let mut client = site.edge.online(V311, &site.pump, "meter");
+    for message in 0..20u64 {
+        let readings: Vec<String> = (0..250).map(|n| reading(message * 250 + n)).collect();
+        client.telemetry(&format!("[{}]", readings.join(",")));
+    }
+    site.set_uplink(&mqtt(site.hub.plain()), &[]);
+    site.wait_for(5000, AFTER_TROUBLE);
+    assert_eq!(site.hub.count("SELECT count(*) FROM quarantine"), 0);
+    assert_eq!(site.numbers_at_hub(), values(0..5000));
+}
