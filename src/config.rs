@@ -44,10 +44,10 @@ pub struct Config {
     pub log_level: Option<LevelFilter>,
     /// `[access]`: what devices may reach beyond their own topics, as templates with `{device}`.
     pub device_grants: DeviceGrants,
-    /// `[uplink]`: where readings go.
-    pub uplink: Option<UplinkConfig>,
     /// `[storage]`: how much the data directory may take, and what goes when it is too much.
     pub storage: StorageWishes,
+    /// `[uplink]`: where readings go.
+    pub uplink: Option<UplinkConfig>,
     /// `[limits]`; what the file leaves out has its default.
     pub limits: Limits,
 }
@@ -115,10 +115,10 @@ impl Config {
                 "key" => private_key = Some((key.span(), path(file, name, value)?)),
                 "log" => config.log_level = log_level(table(name, value)?)?,
                 "access" => config.device_grants = device_grants(table(name, value)?)?,
+                "storage" => config.storage = storage::wishes(table(name, value)?)?,
                 "uplink" => {
                     config.uplink = Some(UplinkConfig::read(file, key.span(), table(name, value)?)?);
                 }
-                "storage" => config.storage = storage::wishes(table(name, value)?)?,
                 "limits" => config.limits = limits(table(name, value)?)?,
                 _ => return Err((key.span(), Fault::UnknownKey { key: name.to_owned(), allowed: KEYS })),
             }

@@ -120,13 +120,14 @@ impl EventLoop {
         let batch = Batch { settlement: Some(settlement), ..Batch::default() };
         let stored = self.append(&batch, now);
         self.uploading.handle_settled(stored.is_ok(), now);
-        // What is settled may be deleted.
-        self.house.arm(now.mono);
-        if let Err(error) = stored {
-            log::error!("{error}; some readings may be uploaded twice");
-            if !self.buffer.is_open() {
-                self.broker.handle_commit_failed(now);
-                self.reopen_store(now);
+        match stored {
+            Ok(()) => self.house.note_commit(&batch, now.mono),
+            Err(error) => {
+                log::error!("{error}; some readings may be uploaded twice");
+                if !self.buffer.is_open() {
+                    self.broker.handle_commit_failed(now);
+                    self.reopen_store(now);
+                }
             }
         }
     }

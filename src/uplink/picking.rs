@@ -6,7 +6,7 @@ use crate::{
     clock::Mono,
     device_api::gateway,
     ids::DeviceName,
-    limits::UPLINK_GAP_DOUBTED,
+    limits::{UPLINK_GAP_DOUBTED, UPLINK_MESSAGE_ROWS},
     record::{Outbound, Placed, Rejected},
 };
 
@@ -197,7 +197,7 @@ impl Look<'_> {
             }
             let ready = match self.must_announce(&row.device) {
                 true => pace.message_ready_at(now),
-                false => pace.telemetry_ready_at(&row.device, gateway::data_points(&row.values), now),
+                false => self.ready_at(row, pace, now),
             };
             if ready > now {
                 wait.until(ready);
@@ -211,6 +211,12 @@ impl Look<'_> {
             self.busy.insert(row.device.clone());
         }
         Found::Nothing
+    }
+
+    fn ready_at(&self, row: &Outbound, pace: &mut Pace, now: Mono) -> Mono {
+        let ready = pace.telemetry_ready_at(&row.device, gateway::data_points(&row.values), now);
+        let wants_quiet = !pace.is_known() && self.uploader.poison.wants_quiet(&row.device, row.seq);
+        if wants_quiet { ready.max(pace.quiet_at(UPLINK_GAP_DOUBTED, now)) } else { ready }
     }
 
     fn waits_for_clock(&self, row: &Outbound) -> bool {
@@ -233,6 +239,7 @@ impl Look<'_> {
         let bytes_max = flight.room_bytes()?.min(self.bounds.payload_bytes);
         let points_max = pace.points_room(&head.device, now);
         let (rows_max, last) = self.uploader.poison.bounds(&head.device, head.seq);
+        let rows_max = rows_max.min(UPLINK_MESSAGE_ROWS);
         let mut bytes = self.mode.envelope_bytes(&head.device);
         let (mut points, mut places) = (0_u32, Vec::new());
         for (place, row) in self.lane.waiting().iter().enumerate().skip(start) {

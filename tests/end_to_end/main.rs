@@ -20,3 +20,4 @@ mod secrets;
 mod sessions;
 mod status;
 mod systemd_unit;
+mod uplink;
