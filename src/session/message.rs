@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     clock::Mono,
     ids::SessionSlot,
-    mqtt::{Properties, PropertiesBuf, Property, Publish, QoS, TopicName, Will},
+    mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyPlace, Publish, QoS, TopicName, Will},
 };
 
 /// What a message costs in memory beside its topic, payload and properties.
@@ -61,6 +61,27 @@ impl Message {
             retain: will.retain,
             ..Self::new(will.topic, will.payload, will.qos)
         }
+    }
+
+    /// A message as the store kept it; none if these cannot be the parts of one.
+    ///
+    /// Its publisher is not known any more.
+    pub fn restored(
+        topic: &str,
+        payload: &[u8],
+        properties: &[u8],
+        qos: QoS,
+        retain: bool,
+        expires: Option<Mono>,
+    ) -> Option<Self> {
+        let place = PropertyPlace::Packet(PacketType::Publish);
+        let properties = Properties::validate(properties, place).ok()?;
+        let kept = forwarded(properties);
+        if kept.as_properties() != properties {
+            return None;
+        }
+        let topic = TopicName::parse(topic).ok()?;
+        Some(Self { properties: kept, retain, expires, ..Self::new(topic, payload, qos) })
     }
 
     /// The same message with a life that ends `span` after `now`.
@@ -173,5 +194,22 @@ mod tests {
         assert!(kept.as_properties().user_properties().eq([("b", "2"), ("a", "1")]));
         assert_eq!(kept.as_properties().content_type(), Some("text"));
         assert_eq!(kept.as_properties().iter().count(), 3);
+    }
+
+    #[test]
+    fn a_message_is_restored_from_its_parts_and_from_nothing_else() {
+        let mut properties = PropertiesBuf::new();
+        properties.push(Property::ContentType("text"));
+        properties.push(Property::UserProperty("a", "1"));
+        let properties = properties.as_properties().as_bytes();
+        let restored =
+            |topic, properties| Message::restored(topic, b"21", properties, QoS::AtLeastOnce, true, None);
+        let message = restored("a/b", properties).expect("sound");
+        assert_eq!((message.topic().as_str(), message.payload(), message.retain), ("a/b", &b"21"[..], true));
+        assert_eq!(message.properties().as_bytes(), properties);
+        assert_eq!(restored("a/+", properties), None, "a filter is no name");
+        assert_eq!(restored("", properties), None);
+        assert_eq!(restored("a", &properties[..properties.len() - 1]), None, "cut short");
+        assert_eq!(restored("a", b"\x23\0\x01"), None, "an alias is never kept");
     }
 }
