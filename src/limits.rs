@@ -206,6 +206,10 @@ pub const PUBLISH_BURST_S: u64 = 5;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 
+/// Topics in which the broker tells of itself.
+pub const SYS_TOPICS_MAX: usize = 200;
+/// Subscriptions that may wait for the first values of these topics, for the rest of a turn.
+pub const SYS_NEWCOMERS_MAX: usize = 1000;
 /// Connections of the control socket at once; more wait in the kernel's queue.
 pub const CONTROL_CONNECTIONS_MAX: usize = 8;
 /// Bytes of one request on the control socket.

@@ -126,6 +126,7 @@ impl EventLoop {
         self.read(now);
         self.broker.handle_timeout(now);
         self.commit(now);
+        self.tell_sys_topics(now);
         self.write(now);
         self.close(now);
         self.keep_house(now);

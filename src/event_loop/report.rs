@@ -59,6 +59,14 @@ impl EventLoop {
         report.judged()
     }
 
+    /// Tells those who subscribed how everything is doing, when that is due.
+    pub(super) fn tell_sys_topics(&mut self, now: Now) {
+        if self.broker.wants_report() {
+            let values = self.report(now).values();
+            self.broker.handle_report(values, now);
+        }
+    }
+
     fn store_report(&mut self, counters: &Counters, now: Now) -> StoreReport {
         let percentiles = self.observed.commit_times.percentiles(now.mono);
         let bytes_written = fs::read_to_string(OWN_IO).ok().and_then(|text| write_bytes(&text));

@@ -13,10 +13,11 @@ use serde_json::Value;
 
 use crate::support::{
     broker::{Broker, Setup},
+    client::Client,
     home::{Home, stderr, stdout},
     tracer::Tracer,
     wait::{SOON, until, until_true},
-    wire::{TELEMETRY, Version},
+    wire::{TELEMETRY, Version, subscribe},
 };
 
 use Version::V311;
@@ -216,4 +217,48 @@ fn a_data_directory_too_deep_for_a_socket_is_told_and_the_broker_runs() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("107 are possible"), "{}", stderr(&output));
     broker.stop();
+}
+
+/// What comes before `last`, as topic, payload and whether RETAIN is set.
+fn told_until(client: &mut Client, last: &str) -> Vec<(String, String, bool)> {
+    let mut told = Vec::new();
+    while told.last().is_none_or(|(topic, _, _): &(String, String, bool)| topic != last) {
+        let reply = client.packet();
+        assert_eq!(reply.first & 0xFE, 0x30, "a PUBLISH of QoS 0, not {reply:?}");
+        let (topic, payload) = reply.body[2..].split_at(usize::from(reply.body[1]));
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        told.push((text(topic), text(payload), reply.first & 1 == 1));
+    }
+    told
+}
+
+#[test]
+fn a_client_with_the_right_is_told_all_at_once_and_anew_every_ten_seconds() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    broker.online(V311, &device, "meter").telemetry("{a:1}");
+    let token = broker.must(&["client", "add", "monitor", "--subscribe", "$SYS/#"]);
+    let mut monitor = Client::dial(broker.plain());
+    monitor.connect(V311, "monitor", token.trim_end());
+    monitor.send(&subscribe(V311, 1, &[("$SYS/#", 0)]));
+    assert_eq!(monitor.packet().codes(V311, 1), Some(&[0][..]));
+    let told = told_until(&mut monitor, "$SYS/forebay/well");
+    assert!(told.iter().all(|(_, _, retained)| *retained), "{told:?}");
+    let value =
+        |topic: &str| told.iter().find(|told| told.0 == topic).map(|(_, payload, _)| payload.as_str());
+    assert_eq!(value("$SYS/broker/version"), Some(concat!("forebay version ", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(value("$SYS/broker/publish/messages/received"), Some("1"));
+    assert_eq!(value("$SYS/forebay/store/readings"), Some("1"));
+    assert_eq!(value("$SYS/forebay/well"), Some("true"));
+    assert!(told.len() > 40, "{told:?}");
+
+    let changed = told_until(&mut monitor, "$SYS/forebay/uptime_s");
+    assert!(changed.iter().all(|(_, _, retained)| !retained), "{changed:?}");
+    assert!(!changed.iter().any(|(topic, _, _)| topic == "$SYS/broker/version"), "it has not changed");
+
+    let ordinary = broker.add_client("ordinary");
+    let mut ordinary_client = Client::dial(broker.plain());
+    ordinary_client.connect(V311, "ordinary", &ordinary);
+    ordinary_client.send(&subscribe(V311, 1, &[("$SYS/#", 0)]));
+    assert_eq!(ordinary_client.packet().codes(V311, 1), Some(&[0x80][..]));
 }
