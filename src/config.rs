@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod listen_address;
+mod storage;
 
 use std::{
     fmt, fs, io,
@@ -15,6 +16,7 @@ use std::{
 use forebay::{
     identity::DeviceGrants,
     limits::{LimitError, Limits},
+    store::StorageWishes,
 };
 use log::LevelFilter;
 use toml::{
@@ -39,6 +41,8 @@ pub struct Config {
     pub log_level: Option<LevelFilter>,
     /// `[access]`: what devices may reach beyond their own topics, as templates with `{device}`.
     pub device_grants: DeviceGrants,
+    /// `[storage]`: how much the data directory may take, and what goes when it is too much.
+    pub storage: StorageWishes,
     /// `[limits]`; what the file leaves out has its default.
     pub limits: Limits,
 }
@@ -130,7 +134,7 @@ pub enum Fault {
 /// Longest configuration file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-const KEYS: &str = "data_dir, listen, listen_tls, certificate, key, [log], [access] and [limits]";
+const KEYS: &str = "data_dir, listen, listen_tls, certificate, key, [log], [access], [storage] and [limits]";
 const LOG_KEYS: &str = "level";
 const ACCESS_KEYS: &str = "device_publish and device_subscribe";
 const FILTERS: &str = "a list of topic filters like [\"state/{device}/#\"]";
@@ -184,6 +188,7 @@ impl Config {
                 "key" => private_key = Some((key.span(), path(file, name, value)?)),
                 "log" => config.log_level = log_level(table(name, value)?)?,
                 "access" => config.device_grants = device_grants(table(name, value)?)?,
+                "storage" => config.storage = storage::wishes(table(name, value)?)?,
                 "limits" => config.limits = limits(table(name, value)?)?,
                 _ => return Err((key.span(), Fault::UnknownKey { key: name.to_owned(), allowed: KEYS })),
             }
@@ -401,7 +406,7 @@ mod tests {
         assert_eq!(
             refusal("\nlisten_on = []\n"),
             "/etc/forebay.toml:2: listen_on: no such key; allowed here: \
-             data_dir, listen, listen_tls, certificate, key, [log], [access] and [limits]"
+             data_dir, listen, listen_tls, certificate, key, [log], [access], [storage] and [limits]"
         );
         assert_eq!(
             refusal("[log]\nlevle = 'info'\n"),

@@ -203,6 +203,10 @@ pub const RATED_MAX: usize = 4096;
 pub const CONNECT_BURST_S: u64 = 10;
 /// Messages may come as many at once as in so many seconds.
 pub const PUBLISH_BURST_S: u64 = 5;
+/// Readings that leave the journal in one step, beside as many as came since the step before.
+pub const ROWS_PER_STEP: u32 = 1000;
+/// Free pages the journal's file gives back in one step.
+pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 

@@ -50,6 +50,7 @@ impl Broker {
             Verdict::Store(_) | Verdict::SetAside(_) if self.store == StoreState::Failed => {
                 self.close(conn, CloseReason::StoreFailed, now);
             }
+            Verdict::Store(_) if self.is_storage_full => self.on_no_room(conn, publish, now),
             Verdict::Store(readings) => {
                 let before = self.gate.appended();
                 self.append(&name, readings, now);
@@ -92,6 +93,10 @@ impl Broker {
             return;
         }
         match handle_publish::judge_telemetry(will.payload()) {
+            Verdict::Store(_) if self.is_storage_full => {
+                self.counters.messages_without_room += 1;
+                log::warn!("lost the will of {name}: there is no room for readings");
+            }
             Verdict::Store(readings) => self.append(name, readings, now),
             Verdict::SetAside(error) => {
                 let topic = will.topic().as_str().to_owned();
@@ -140,6 +145,19 @@ impl Broker {
             payload: payload.to_owned(),
         });
         self.deadlines.arm_if_idle(Deadline::Commit, now.mono + self.limits.commit_wait());
+    }
+
+    /// Refuses readings for which there is no room. Before version 5 there is no way to say no but to close.
+    fn on_no_room(&mut self, conn: ConnId, publish: &Publish<'_>, now: Now) {
+        self.counters.messages_without_room += 1;
+        let is_v5 = |client: &Client| client.version == ProtocolVersion::V5;
+        match publish.qos {
+            QoS::AtMostOnce => {}
+            _ if self.connections.client(conn).is_some_and(is_v5) => {
+                self.answer(conn, publish, ReasonCode::QuotaExceeded, None, now);
+            }
+            _ => self.close(conn, CloseReason::StorageFull, now),
+        }
     }
 
     fn on_unserved(

@@ -103,6 +103,8 @@ pub struct Counters {
     pub readings_stored: u64,
     /// Readings whose commit failed; their QoS 1 senders were cut off without an answer.
     pub readings_failed: u64,
+    /// Messages with readings that were refused, or dropped if they had QoS 0, because there was no room.
+    pub messages_without_room: u64,
     /// Payloads set aside.
     pub payloads_quarantined: u64,
     /// Messages answered but not kept: topics nobody serves.
@@ -165,6 +167,8 @@ pub struct Broker {
     grants: DeviceGrants,
     gate: CommitGate,
     store: StoreState,
+    /// There is no room for readings; they are refused.
+    is_storage_full: bool,
     batch: Batch,
     batch_bytes: usize,
     next_seq: Seq,
@@ -213,6 +217,7 @@ impl Broker {
             grants,
             gate: CommitGate::default(),
             store: StoreState::Ready,
+            is_storage_full: false,
             batch: Batch::default(),
             batch_bytes: 0,
             next_seq: recovered.last_seq.next(),
@@ -272,6 +277,11 @@ impl Broker {
     /// Whether the store takes readings.
     pub fn is_storing(&self) -> bool {
         self.store != StoreState::Failed
+    }
+
+    /// Whether readings are refused for want of room.
+    pub fn is_storage_full(&self) -> bool {
+        self.is_storage_full
     }
 
     /// Whether a CONNECT may be looked at in this turn, so that the registry had better be up to date: one of the
@@ -443,6 +453,11 @@ impl Broker {
         self.next_seq = recovered.last_seq.next();
         self.adopt(recovered, now);
         self.check_invariants();
+    }
+
+    /// There is no room for readings any more, or there is again.
+    pub fn handle_storage_full(&mut self, is_full: bool) {
+        self.is_storage_full = is_full;
     }
 
     /// What is not yet on disk is due now: the broker is about to stop.

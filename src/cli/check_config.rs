@@ -63,6 +63,22 @@ const HEAD: &str = r#"# The configuration of forebay. Every key is optional; wha
 # What devices may subscribe to, likewise.
 # device_subscribe = []
 
+[storage]
+# The most the data directory may take: "500 MiB", or a number of bytes [default: 1 GiB, at most 70% of what is free].
+# max_bytes = "1 GiB"
+
+# What is to stay free on its file system: "64 MiB" or "5%" [default: the less of these two].
+# keep_free = "64 MiB"
+
+# Readings older than this, like "30d", are dropped if the clock can be trusted.
+# max_age = "never"
+
+# Keeps readings that the hub has, as long as there is room.
+# keep_uploaded = false
+
+# What happens without room, once no reading is left that the hub has: "drop-oldest", or "refuse-new" publishers.
+# policy = "drop-oldest"
+
 [limits]
 "#;
 

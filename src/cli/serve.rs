@@ -139,8 +139,8 @@ impl Listening {
         let files =
             |paths: CertificatePaths| CertificateFiles { certificate: paths.certificate, key: paths.key };
         let certificate = self.certificate.filter(|_| !self.tls.is_empty()).map(files);
-        let Config { limits, device_grants, .. } = config;
-        Setup { data_dir, limits, device_grants, listen, certificate, on_stored: None }
+        let Config { limits, device_grants, storage, .. } = config;
+        Setup { data_dir, limits, device_grants, storage, listen, certificate, on_stored: None }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod commit_times;
 mod control;
+mod house;
 mod report;
 mod sockets;
 mod startup;
@@ -36,6 +37,7 @@ use crate::{
     store::{Buffer, DataDirLock, Registry},
 };
 
+use house::House;
 use report::Observed;
 use sockets::Socket;
 use storage::{RegistryCheck, StoreRetry};
@@ -98,6 +100,7 @@ struct EventLoop {
     registry: Registry,
     buffer_path: PathBuf,
     store_retry: StoreRetry,
+    house: House,
     on_stored: Option<OnStored>,
     /// None if it could not be made: everything else works without.
     control: Option<ControlSocket>,
@@ -150,6 +153,7 @@ impl EventLoop {
             Some(self.running_note),
             self.registry_check.at(),
             self.store_retry.at(),
+            self.house.at(),
             self.control.as_ref().and_then(ControlSocket::poll_timeout),
             self.watchdog.as_ref().map(|w| w.next),
         ];
@@ -228,6 +232,9 @@ impl EventLoop {
         if self.store_retry.is_due(now.mono) {
             self.reopen_store(now);
         }
+        if self.house.is_due(now.mono) {
+            self.keep_store(now);
+        }
         if let Some(seen) = self.broker.poll_seen() {
             self.note_seen(&seen);
         }
@@ -247,13 +254,20 @@ impl EventLoop {
 
     fn status(&self) -> String {
         let counters = self.broker.counters();
-        let storing = if self.broker.is_storing() { "" } else { "NOT STORING; " };
+        let storing = match (self.broker.is_storing(), self.broker.is_storage_full()) {
+            (false, _) => "NOT STORING; ",
+            (true, true) => "FULL, REFUSING READINGS; ",
+            (true, false) => "",
+        };
+        let lost = self.buffer.lost();
         format!(
-            "{storing}{} connections, {} devices and clients, {} readings stored, {} payloads quarantined",
+            "{storing}{} connections, {} devices and clients, {} readings stored, {} payloads quarantined, {} readings \
+             dropped",
             self.broker.connection_count(),
             self.broker.identity_count(),
             counters.readings_stored,
-            counters.payloads_quarantined
+            counters.payloads_quarantined,
+            lost.total()
         )
     }
 

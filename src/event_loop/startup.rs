@@ -21,12 +21,12 @@ use crate::{
         tls::{self, TlsSetupError},
         watch::FileWatch,
     },
-    store::{BootId, Buffer, DataDir, Registry, StoreError, StoreOptions},
+    store::{BootId, Buffer, DataDir, Registry, StorageWishes, StoreError, StoreOptions},
 };
 
 use super::{
     CLOCK, CLOCK_CHECK, CONTROL, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, Observed,
-    OnStored, REGISTRY, RUNNING_NOTE, RegistryCheck, SIGNALS, Watchdog,
+    OnStored, REGISTRY, RUNNING_NOTE, RegistryCheck, SIGNALS, Watchdog, house::House,
 };
 
 /// Where forebay keeps its files, where it listens, and within which bounds.
@@ -37,6 +37,8 @@ pub struct Setup {
     pub limits: Limits,
     /// What every device may reach beyond its own topics.
     pub device_grants: DeviceGrants,
+    /// How much the data directory may take.
+    pub storage: StorageWishes,
     /// Where to listen; at least one.
     pub listen: Vec<Listen>,
     /// Needed if anything listens with TLS.
@@ -115,6 +117,7 @@ impl EventLoop {
         let now = clock.now();
         let options =
             StoreOptions { quarantine_rows: setup.limits.quarantine_rows, ..StoreOptions::default() };
+        let house = House::new(&data_dir, &setup.storage, now.mono)?;
         let registry = Registry::open(&data_dir, &options)?;
         let buffer =
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
@@ -158,6 +161,7 @@ impl EventLoop {
             registry,
             buffer_path: data_dir.buffer_path(),
             store_retry: Default::default(),
+            house,
             on_stored: setup.on_stored,
             control,
             observed: Observed::new(now.mono),

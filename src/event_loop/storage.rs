@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::{
     clock::{Mono, Now, Wall},
     ids::IdentityId,
+    session::Batch,
+    store::StoreError,
 };
 
 use super::{CLOCK_CHECK, EventLoop, RUNNING_NOTE};
@@ -76,10 +78,11 @@ impl EventLoop {
     pub(super) fn commit(&mut self, now: Now) {
         let Some((through, batch)) = self.broker.poll_commit() else { return };
         let began = self.clock.now().mono;
-        match self.buffer.append(&batch) {
+        match self.append(&batch, now) {
             Ok(()) => {
                 let ended = self.clock.now().mono;
                 self.observed.note_commit(ended.since(began), ended);
+                self.house.note_commit(&batch, now.mono);
                 self.broker.handle_committed(through, now);
                 if let Some(on_stored) = &mut self.on_stored {
                     on_stored(&batch.records);
@@ -97,12 +100,23 @@ impl EventLoop {
         }
     }
 
+    /// On a full disk the space put by is given up, and the batch tried again: it was certainly not written.
+    fn append(&mut self, batch: &Batch, now: Now) -> Result<(), StoreError> {
+        match self.buffer.append(batch) {
+            Err(error @ StoreError::Full(_)) if self.house.release_ballast(&error, now.mono) => {
+                self.buffer.append(batch)
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Opens the store again and checks it; nothing is acknowledged until that went well.
     pub(super) fn reopen_store(&mut self, now: Now) {
         match self.buffer.reopen().and_then(|()| self.buffer.recover()) {
             Ok(recovered) => {
                 self.broker.handle_store_ready(recovered, now);
                 self.store_retry = StoreRetry::default();
+                self.house.arm(now.mono);
                 log::info!("the store was opened again and passed its checks");
             }
             Err(error) => {
@@ -154,6 +168,8 @@ impl EventLoop {
     pub(super) fn check_clock(&mut self, now: Now) {
         let clock = self.clock.state();
         let noted = self.buffer.set_clock(clock);
+        // Readings may have grown too old meanwhile.
+        self.house.arm(now.mono);
         // While the store is out of order, that has been said.
         if let Err(error) = &noted
             && self.broker.is_storing()
@@ -179,6 +195,7 @@ mod tests {
         identity::DeviceGrants,
         limits::Limits,
         net::{listener::ListenerKind, system_clock::SystemClock},
+        store::StorageWishes,
     };
 
     /// A loop on files of its own, with a clock that counts as synchronised.
@@ -189,6 +206,7 @@ mod tests {
             data_dir: dir.path().join("data"),
             limits: Limits::default(),
             device_grants: DeviceGrants::default(),
+            storage: StorageWishes::default(),
             listen: vec![Listen { address, kind: ListenerKind::Mqtt, optional: false }],
             certificate: None,
             on_stored: None,

@@ -79,6 +79,8 @@ pub enum CloseReason {
     CredentialsChanged,
     /// What the client published could not be made durable: it has no answer and should send it again.
     StoreFailed,
+    /// There is no room for what the client published: it has no answer and should send it again later.
+    StorageFull,
     /// The broker is stopping.
     ShuttingDown,
 }
@@ -117,6 +119,7 @@ impl CloseReason {
             Self::TakenOver => ReasonCode::SessionTakenOver,
             Self::CredentialsChanged => ReasonCode::AdministrativeAction,
             Self::StoreFailed => ReasonCode::ServerBusy,
+            Self::StorageFull => ReasonCode::QuotaExceeded,
             Self::ShuttingDown => ReasonCode::ServerShuttingDown,
         })
     }
@@ -142,6 +145,7 @@ impl CloseReason {
                 | Self::TransportFailed
                 | Self::ShuttingDown
                 | Self::StoreFailed
+                | Self::StorageFull
         )
     }
 
@@ -182,6 +186,7 @@ impl CloseReason {
             Self::MadeRoom => "made room",
             Self::CredentialsChanged => "credentials changed",
             Self::StoreFailed => "store failed",
+            Self::StorageFull => "storage full",
             Self::ShuttingDown => "shutting down",
         }
     }
@@ -214,6 +219,7 @@ impl fmt::Display for CloseReason {
             Self::MadeRoom => f.write_str("it waited without CONNECT while others wanted in"),
             Self::CredentialsChanged => f.write_str("its token was changed, or its device disabled or removed"),
             Self::StoreFailed => f.write_str("what it published could not be stored"),
+            Self::StorageFull => f.write_str("there is no room for the readings it published"),
             Self::TakenOver => f.write_str("another connection with its client id took over"),
             other => f.write_str(other.label()),
         }

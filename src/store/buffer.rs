@@ -18,6 +18,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, hooks::W
 
 use super::{
     boots::{self, Boot, BootId, Opening},
+    budget::{Budget, DiskSpace},
     checksum::JournalRow,
     data_dir::DataDir,
     error::{Attempt, StoreError},
@@ -28,6 +29,7 @@ use super::{
     outbound::{self, Stretch},
     placement::Placements,
     quarantine, recovery,
+    retention::{self, House, Housekeeping, Losses, Orders},
     schema::JOURNAL,
     sessions, settled,
 };
@@ -63,6 +65,8 @@ pub struct Buffer {
     damaged_rows: u64,
     /// Where boots lie in time; none until it is asked for, and after anything that may have changed it.
     placements: Option<Placements>,
+    house: House,
+    lost: Losses,
 }
 
 /// An open journal that has passed its checks.
@@ -70,12 +74,16 @@ struct Sound {
     connection: Connection,
     boot: Boot,
     last_seq: Seq,
+    lost: Losses,
 }
 
 /// What a committed batch has changed besides the journal.
 struct Committed {
     fresh: Fresh,
+    /// Payloads dropped from quarantine.
     dropped: u64,
+    /// Rejected readings dropped.
+    rejected_dropped: u64,
 }
 
 impl Buffer {
@@ -111,6 +119,8 @@ impl Buffer {
             quarantine_dropped: 0,
             damaged_rows: 0,
             placements: None,
+            house: House::default(),
+            lost: sound.lost,
         })
     }
 
@@ -157,6 +167,7 @@ impl Buffer {
                 self.verify_files()?;
                 self.devices.adopt(committed.fresh);
                 self.quarantine_dropped += committed.dropped;
+                self.lost.rejected += committed.rejected_dropped;
                 self.last_seq = batch.last_seq().unwrap_or(self.last_seq);
                 Ok(())
             }
@@ -208,6 +219,53 @@ impl Buffer {
         let Some(connection) = &self.connection else { return Err(self.closed()) };
         settled::rejected_len(connection)
             .map_err(|e| Attempt::new("count the rejected readings in", &self.path).sql(e))
+    }
+
+    /// Does one step of what keeps the journal within `budget`: at most `rows_max` readings leave it, or its file gives
+    /// some pages back. To be called again as [`Housekeeping::next`] says.
+    ///
+    /// `disk` is what the file system says now.
+    ///
+    /// # Errors
+    /// After [`StoreError::Full`], [`StoreError::Busy`] and [`StoreError::Corrupt`] the journal stays open and nothing
+    /// was done; otherwise as [`Buffer::append`].
+    pub fn keep_house(
+        &mut self,
+        budget: &Budget,
+        disk: &DiskSpace,
+        now: Mono,
+        rows_max: u32,
+    ) -> Result<Housekeeping, StoreError> {
+        let Some(connection) = &mut self.connection else { return Err(self.closed()) };
+        let placements = match self.placements.take().map(Ok) {
+            Some(placements) => placements,
+            None => Placements::read(connection),
+        };
+        let offset_ms = self.boot.clock.synchronised.then_some(self.boot.clock.offset_ms);
+        let orders = Orders { budget, disk, now, offset_ms, rows_max };
+        let step = placements.and_then(|placements| {
+            let step = retention::step(connection, &mut self.house, &placements, &orders);
+            self.placements = Some(placements);
+            step
+        });
+        match step {
+            Ok(done) => {
+                self.lost += done.lost;
+                Ok(done)
+            }
+            Err(error) => {
+                let error = Attempt::new("keep house in the journal", &self.path).sql(error);
+                // A damaged page among old readings keeps nobody from storing new ones.
+                let is_harmless = matches!(error, StoreError::Corrupt(_)) || is_rolled_back(&error);
+                self.close_unless(is_harmless);
+                Err(error)
+            }
+        }
+    }
+
+    /// How many readings were lost, by reason, since the journal was made.
+    pub fn lost(&self) -> Losses {
+        self.lost
     }
 
     /// Reads back the sessions with all that belongs to them, and the retained messages.
@@ -293,6 +351,7 @@ impl Buffer {
         self.connection = Some(sound.connection);
         self.boot = sound.boot;
         self.placements = None;
+        self.lost = sound.lost;
         // Never back: a place once confirmed is not given to another reading.
         self.last_seq = self.last_seq.max(sound.last_seq);
         self.devices.forget();
@@ -326,14 +385,15 @@ impl Buffer {
 
     fn after_failure(&mut self, action: &'static str, error: rusqlite::Error) -> StoreError {
         let error = Attempt::new(action, &self.path).sql(error);
-        // Neither comes from a flush, so SQLite has rolled back for certain: the next commit takes the place of whatever
-        // was written. Reopening a full disk would need space itself.
-        let harmless = matches!(error, StoreError::Full(_) | StoreError::Busy(_));
+        self.close_unless(is_rolled_back(&error));
+        error
+    }
+
+    fn close_unless(&mut self, is_harmless: bool) {
         let idle = self.connection.as_ref().is_some_and(Connection::is_autocommit);
-        if !(harmless && idle) {
+        if !(is_harmless && idle) {
             self.close_doubtful();
         }
-        error
     }
 
     /// Closes without a checkpoint: it would spread what is doubted, and remove a log that may not be ours.
@@ -372,12 +432,12 @@ fn open_sound(
     open::checkpoint(&connection).map_err(|e| attempt.sql(e))?;
     let (boot, canary) = begin(&mut connection, boot_id, opening, clock).map_err(|e| attempt.sql(e))?;
     health::expect_canary(&connection, path, canary)?;
-    let last_seq = read_last_seq(&connection).map_err(|e| attempt.sql(e))?;
+    let (last_seq, lost) = read_last_seq(&connection).map_err(|e| attempt.sql(e))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     // Replaces SQLite's own automatic checkpoint, which keeps its I/O errors to itself.
     connection.wal_hook(Some(checkpoint_long_log)).map_err(|e| attempt.sql(e))?;
     open::checkpoint_on_close(&connection, true).map_err(|e| attempt.sql(e))?;
-    Ok(Sound { connection, boot, last_seq })
+    Ok(Sound { connection, boot, last_seq, lost })
 }
 
 fn begin(
@@ -393,12 +453,13 @@ fn begin(
     Ok((boot, canary))
 }
 
-fn read_last_seq(connection: &Connection) -> rusqlite::Result<Seq> {
+fn read_last_seq(connection: &Connection) -> rusqlite::Result<(Seq, Losses)> {
     let last: i64 =
         connection.query_row("SELECT coalesce(max(seq), 0) FROM journal", [], |row| row.get(0))?;
     let in_journal = Seq(u64::try_from(last).unwrap_or(0));
-    // Readings that are settled may have been deleted, and their places are not given again.
-    Ok(in_journal.max(settled::last_seq(connection)?))
+    // Readings may have been removed, and their places are not given again.
+    let (removed, lost) = retention::read_removed(connection)?;
+    Ok((in_journal.max(settled::last_seq(connection)?).max(removed), lost))
 }
 
 fn note_files(
@@ -410,6 +471,12 @@ fn note_files(
         Some(_) => Ok(None),
         None => OpenedFiles::note(path, earlier).map(Some),
     }
+}
+
+/// Neither comes from a flush, so SQLite has rolled back for certain: the next commit takes the place of whatever was
+/// written. Reopening a full disk would need space itself.
+fn is_rolled_back(error: &StoreError) -> bool {
+    matches!(error, StoreError::Full(_) | StoreError::Busy(_))
 }
 
 fn assert_consecutive(last_seq: Seq, batch: &Batch) {
@@ -433,12 +500,12 @@ fn commit(
     let dropped =
         quarantine::keep(&transaction, devices, &mut fresh, boot, &batch.quarantined, quarantine_rows)?;
     sessions::apply(&transaction, boot, &batch.changes)?;
-    let dropped = match &batch.settlement {
-        Some(settlement) => dropped + settled::write(&transaction, settlement, quarantine_rows)?,
-        None => dropped,
+    let rejected_dropped = match &batch.settlement {
+        Some(settlement) => settled::write(&transaction, settlement, quarantine_rows)?,
+        None => 0,
     };
     transaction.commit()?;
-    Ok(Committed { fresh, dropped })
+    Ok(Committed { fresh, dropped, rejected_dropped })
 }
 
 fn write_records(

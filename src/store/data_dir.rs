@@ -79,6 +79,11 @@ impl DataDir {
         self.path.join("buffer.db")
     }
 
+    /// The file that holds space for when there is no other.
+    pub fn ballast_path(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+
     /// Takes the directory for one running broker, until the lock is dropped or the process ends.
     ///
     /// # Errors

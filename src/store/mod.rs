@@ -9,7 +9,9 @@
 //! turn. When that fails, the batch is *unknown*: its publishers are closed and [`Buffer::reopen`] is called until it
 //! succeeds; only then is [`Buffer::last_seq`] meaningful again.
 
+mod ballast;
 mod boots;
+mod budget;
 mod buffer;
 mod checksum;
 mod data_dir;
@@ -26,13 +28,16 @@ mod reader;
 mod recovery;
 mod registry;
 mod registry_role;
+mod retention;
 mod schema;
 mod sessions;
 mod settled;
 #[cfg(test)]
 mod test_bench;
 
+pub use ballast::Ballast;
 pub use boots::BootId;
+pub use budget::{Budget, DiskSpace, FreeSpace, Policy, StorageWishes};
 pub use buffer::Buffer;
 pub use data_dir::{DataDir, DataDirLock};
 pub use error::{Failure, StoreError};
@@ -40,3 +45,4 @@ pub use open::StoreOptions;
 pub use outbound::Stretch;
 pub use reader::{BufferReader, Query, StoredReading};
 pub use registry::Registry;
+pub use retention::{Housekeeping, Losses, NextStep};

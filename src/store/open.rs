@@ -65,7 +65,7 @@ pub(super) fn open_writer(
     }
     let mut connection = connect(path, flags, options).map_err(|e| attempt.sql(e))?;
     schema.check(&connection, path)?;
-    make_durable(&connection, options).map_err(|e| attempt.sql(e))?;
+    make_durable(&connection, schema, options).map_err(|e| attempt.sql(e))?;
     schema.migrate(&mut connection, path)?;
     verify_durability(&connection, path, options.weaken_for_tests)?;
     Ok(connection)
@@ -145,9 +145,13 @@ fn connect(path: &Path, flags: OpenFlags, options: &StoreOptions) -> rusqlite::R
     Ok(connection)
 }
 
-fn make_durable(connection: &Connection, options: &StoreOptions) -> rusqlite::Result<()> {
-    // Takes effect only on a database that has no page yet.
+fn make_durable(connection: &Connection, schema: &Schema, options: &StoreOptions) -> rusqlite::Result<()> {
+    // Both take effect only on a database that has no page yet. A journal of an older version keeps its size: its free
+    // pages are used again, and only rewriting the whole file would give them back.
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
+    if schema.shrinks {
+        connection.execute_batch("PRAGMA auto_vacuum=INCREMENTAL")?;
+    }
     switch_to_wal(connection)?;
     let synchronous = if options.weaken_for_tests { "NORMAL" } else { "FULL" };
     connection.pragma_update(None, "synchronous", synchronous)?;
@@ -225,6 +229,7 @@ mod tests {
             ("journal_mode", "wal"),
             ("synchronous", "2"),
             ("page_size", "1024"),
+            ("auto_vacuum", "2"),
             ("wal_autocheckpoint", "500"),
             ("journal_size_limit", "-1"),
             ("locking_mode", "normal"),

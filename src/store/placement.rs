@@ -17,6 +17,8 @@ pub(super) struct Placements(BTreeMap<i64, Placement>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Placement {
     offset_ms: i64,
+    /// The offset it cannot lie beyond, from a clock that was set.
+    latest_ms: Option<i64>,
     kind: Kind,
 }
 
@@ -68,7 +70,8 @@ impl Placements {
                 (false, Some(_)) => Kind::Estimated,
                 (false, None) => Kind::Pending,
             };
-            placements.insert(row.boot, Placement { offset_ms: before_next.unwrap_or(row.offset_ms), kind });
+            let offset_ms = before_next.unwrap_or(row.offset_ms);
+            placements.insert(row.boot, Placement { offset_ms, latest_ms: before_next, kind });
         }
         // What an unset clock said counts if it lies between the neighbours: it may have been saved at the last shutdown.
         let mut earliest: Option<(i64, i64)> = None;
@@ -101,6 +104,11 @@ impl Placements {
             Kind::Estimated => Placed::Estimated(ts),
         })
     }
+
+    /// The time that a reading received `at_ms` after `boot` began cannot lie beyond, if a clock that was set says so.
+    pub(super) fn latest(&self, boot: i64, at_ms: i64) -> Option<i64> {
+        Some(self.0.get(&boot)?.latest_ms?.saturating_add(at_ms))
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +138,8 @@ mod tests {
             "after the last known reading"
         );
         assert_eq!(placements.place(2, 7), None);
+        assert_eq!(placements.latest(0, 7), Some(T + 7));
+        assert_eq!(placements.latest(1, 7), None);
     }
 
     #[test]
@@ -150,5 +160,6 @@ mod tests {
         let saved = T + 2 * HOUR;
         let placements = boots(&[(T, true, 0), (saved, false, HOUR), (T + 9 * HOUR, true, 2 * HOUR)]);
         assert_eq!(placements.place(1, 5), Some(Placed::Estimated(saved + 5)));
+        assert_eq!(placements.latest(1, 5), Some(T + 8 * HOUR + 5), "had the machine not stood still");
     }
 }

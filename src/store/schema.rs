@@ -16,6 +16,8 @@ pub(super) struct Schema {
     /// What opening it is called in an error.
     pub(super) open_action: &'static str,
     application_id: i64,
+    /// Whether its file is to give space back to the file system.
+    pub(super) shrinks: bool,
     /// Migration `n` leads from version `n` to version `n + 1`.
     migrations: &'static [&'static str],
 }
@@ -25,6 +27,7 @@ pub(super) const JOURNAL: Schema = Schema {
     what: "journal",
     open_action: "open the journal",
     application_id: 0x4642_4A31,
+    shrinks: true,
     migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3],
 };
 
@@ -33,6 +36,7 @@ pub(super) const REGISTRY: Schema = Schema {
     what: "registry",
     open_action: "open the registry",
     application_id: 0x4642_5231,
+    shrinks: false,
     migrations: &[REGISTRY_1, REGISTRY_2],
 };
 
@@ -151,7 +155,8 @@ CREATE TABLE retained (
 ) STRICT, WITHOUT ROWID;
 ";
 
-// What became of readings at the hub: one row that says it of all, and the readings the hub does not take.
+// What became of readings at the hub: one row that says it of all, and the readings the hub does not take. And what was
+// removed from the journal: through which place, which is never given again, and how many readings were lost by that.
 const JOURNAL_3: &str = "
 CREATE TABLE settled (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -168,6 +173,14 @@ CREATE TABLE rejected (
     payload TEXT NOT NULL,
     reason TEXT NOT NULL
 ) STRICT;
+CREATE TABLE removed (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    through INTEGER NOT NULL,
+    too_old INTEGER NOT NULL,
+    no_space INTEGER NOT NULL,
+    rejected INTEGER NOT NULL
+) STRICT;
+INSERT INTO removed (id, through, too_old, no_space, rejected) VALUES (1, 0, 0, 0, 0);
 ";
 
 const REGISTRY_1: &str = "

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use super::retention::{self, Losses};
 use crate::{
     ids::Seq,
     record::{Rejected, Settlement},
@@ -59,6 +60,9 @@ fn set_aside(transaction: &Transaction<'_>, rejected: &[Rejected], rows_max: u32
         "DELETE FROM rejected WHERE seq NOT IN (SELECT seq FROM rejected ORDER BY seq DESC LIMIT ?1)",
         [rows_max],
     )?;
+    if dropped > 0 {
+        retention::note_removed(transaction, 0, &Losses { rejected: dropped as u64, ..Losses::default() })?;
+    }
     Ok(dropped as u64)
 }
 

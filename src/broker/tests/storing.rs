@@ -55,6 +55,26 @@ fn after_the_store_is_back_the_sequence_goes_on_where_the_disk_says() {
 }
 
 #[test]
+fn without_room_publishers_of_readings_are_refused_and_others_notice_nothing() {
+    let mut world = World::new();
+    let (pump, fan) = (world.pump(), world.client(5, FAN_TOKEN, "fan"));
+    world.broker.handle_storage_full(true);
+    world.send(fan, &publish(5, 1, r#"{"a":1}"#));
+    world.send(pump, &publish(4, 1, r#"{"a":1}"#));
+    assert!(!world.commit(), "nothing of it is kept");
+    assert_eq!(world.sent(fan), [0x40, 3, 0, 1, 0x97], "PUBACK, quota exceeded");
+    assert_eq!(world.closed(pump), Some(CloseReason::StorageFull), "before version 5 nothing else says no");
+    assert_eq!(world.broker.counters().messages_without_room, 2);
+    world.send(fan, &[0xc0, 0]);
+    assert_eq!(world.sent(fan), [0xd0, 0]);
+
+    world.broker.handle_storage_full(false);
+    world.send(fan, &publish(5, 2, r#"{"a":1}"#));
+    assert!(world.commit());
+    assert_eq!(world.sent(fan), puback(2));
+}
+
+#[test]
 fn an_answer_goes_only_to_the_connection_that_published() {
     let mut world = World::new();
     let old = world.pump();
