@@ -207,6 +207,18 @@ pub const PUBLISH_BURST_S: u64 = 5;
 pub const ROWS_PER_STEP: u32 = 1000;
 /// Free pages the journal's file gives back in one step.
 pub const SHRINK_PAGES_PER_STEP: i64 = 128;
+/// Names that wait to be looked up.
+pub const NAME_LOOKUPS_MAX: usize = 2;
+/// Addresses tried for one name.
+pub const ADDRESSES_PER_NAME_MAX: usize = 16;
+/// How long one address of the hub may take to accept a connection, TLS included.
+pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same, if there are so many addresses that they would not all get their turn.
+pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+/// Readings for the uplink read from the journal in one turn.
+pub const UPLINK_PAGE_ROWS: usize = 512;
+/// Bytes of values read for the uplink in one turn.
+pub const UPLINK_PAGE_BYTES: usize = 128 * 1024;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 

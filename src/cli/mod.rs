@@ -10,6 +10,7 @@ pub mod device;
 pub mod identities;
 pub mod logging;
 pub mod output;
+pub mod private_files;
 pub mod quickstart;
 pub mod reading_format;
 pub mod serve;
@@ -19,6 +20,8 @@ mod status_text;
 pub mod telemetry;
 pub mod time_argument;
 pub mod token_source;
+pub mod uplink;
+pub mod uplink_source;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -64,6 +67,9 @@ pub enum Command {
     /// Adds, shows and removes local clients; also while the broker runs
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Says where readings go: to a hub, to another broker, or nowhere; also while the broker runs
+    #[command(subcommand)]
+    Uplink(uplink::UplinkCommand),
     /// Asks the running broker how it is doing; exit code 3 if something is wrong
     Status(status::StatusArguments),
     /// Prints stored readings; also while the broker runs
@@ -99,6 +105,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Quickstart(quickstart) => quickstart::run(global, &quickstart),
         Command::Device(device) => device::run(global, device),
         Command::Client(client) => client::run(global, client),
+        Command::Uplink(uplink) => uplink::run(global, uplink),
         Command::Status(status) => status::run(global, &status),
         Command::Telemetry(telemetry) => telemetry::run(global, &telemetry),
         Command::Certs(certs) => certs::run(global, certs),
@@ -168,6 +175,7 @@ mod tests {
             "device show pump",
             "client list",
             "client show red",
+            "uplink show",
             "status",
             "telemetry",
             "certs init",
@@ -199,6 +207,11 @@ mod tests {
             "forebay client disable red",
             "forebay client enable red",
             "forebay client remove red",
+            "forebay uplink set mqtts://hub.example --token - --ca-file ca.pem",
+            "forebay uplink set mqtts://hub:1 --token-file t --client-certificate c --client-key k --oldest-first",
+            "forebay uplink set mqtt://[::1] --plain --topic site/{device} --username u --password-file p",
+            "forebay uplink show",
+            "forebay uplink remove",
             "forebay status --json",
             "forebay telemetry --device pump --since 2h --limit 5 --format ndjson --follow",
             "forebay certs init --dir d --host a --host 10.0.0.1",
@@ -219,6 +232,15 @@ mod tests {
             "forebay client add red --publish a#",
             "forebay client add red --subscribe $share/g/a",
             "forebay client add red --subscribe $share",
+            "forebay uplink",
+            "forebay uplink set",
+            "forebay uplink set hub.example --token -",
+            "forebay uplink set mqtt://hub --plain",
+            "forebay uplink set mqtt://hub --topic t",
+            "forebay uplink set mqtt://hub --plain --topic t/#",
+            "forebay uplink set mqtt://hub --token - --token-file t",
+            "forebay uplink set mqtt://hub --token - --pin abc",
+            "forebay uplink set mqtt://hub --token - --client-key k",
             "forebay telemetry --format xml",
             "forebay telemetry --limit -1",
             "forebay telemetry --since yesterday",

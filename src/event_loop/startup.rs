@@ -26,7 +26,8 @@ use crate::{
 
 use super::{
     CLOCK, CLOCK_CHECK, CONTROL, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, Observed,
-    OnStored, REGISTRY, RUNNING_NOTE, RegistryCheck, SIGNALS, Watchdog, house::House,
+    OnStored, REGISTRY, RUNNING_NOTE, RegistryCheck, SIGNALS, UplinkSource, Uploading, Watchdog,
+    house::House,
 };
 
 /// Where forebay keeps its files, where it listens, and within which bounds.
@@ -45,6 +46,8 @@ pub struct Setup {
     pub certificate: Option<CertificateFiles>,
     /// Told of the readings of each commit, once they are on disk.
     pub on_stored: Option<OnStored>,
+    /// Where readings go, if anywhere.
+    pub uplink: UplinkSource,
 }
 
 /// One address to listen on.
@@ -163,6 +166,7 @@ impl EventLoop {
             store_retry: Default::default(),
             house,
             on_stored: setup.on_stored,
+            uploading: Uploading::new(setup.uplink, &poll),
             control,
             observed: Observed::new(now.mono),
             watchdog: watchdog(now),

@@ -12,6 +12,7 @@ use super::{
     error::{Attempt, StoreError},
     open::{self, StoreOptions},
     schema::JOURNAL,
+    settled,
 };
 use crate::{
     clock::Wall,
@@ -75,6 +76,15 @@ pub struct StoredReading {
     pub values: String,
 }
 
+/// How far the uplink has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UplinkMark {
+    /// Readings the hub does not have yet.
+    pub waiting: u64,
+    /// Readings set aside because the hub does not take them.
+    pub rejected: u64,
+}
+
 impl BufferReader {
     /// Opens the journal in `dir`.
     ///
@@ -100,6 +110,23 @@ impl BufferReader {
             found.reverse();
         }
         Ok(found)
+    }
+
+    /// How far the uplink has come, as far as the disk knows.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn uplink_mark(&self) -> Result<UplinkMark, StoreError> {
+        let attempt = Attempt::new("read the mark of the uplink in", &self.path);
+        let read = || {
+            let settled = settled::read(&self.connection)?;
+            let last = "SELECT coalesce(max(seq), 0) FROM journal";
+            let last: i64 = self.connection.query_row(last, [], |row| row.get(0))?;
+            let beyond: u64 = settled.beyond.iter().map(|(first, last)| last.0 - first.0 + 1).sum();
+            let waiting = last.unsigned_abs().saturating_sub(settled.through.0).saturating_sub(beyond);
+            Ok(UplinkMark { waiting, rejected: settled::rejected_len(&self.connection)? })
+        };
+        read().map_err(|e: rusqlite::Error| attempt.sql(e))
     }
 
     /// How many damaged rows reads have skipped so far; one that is met twice counts twice.

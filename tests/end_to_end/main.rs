@@ -19,3 +19,4 @@ mod secrets;
 mod sessions;
 mod status;
 mod systemd_unit;
+mod uplink;
