@@ -58,6 +58,9 @@ fn readings(report: &Report) -> String {
     if store.readings_failed > 0 {
         let _ = write!(line, ", {} not stored and not acknowledged", grouped(store.readings_failed));
     }
+    if store.refused_for_room > 0 {
+        let _ = write!(line, ", {} messages refused for want of room", grouped(store.refused_for_room));
+    }
     match store.quarantined {
         Some(0) | None => {}
         Some(count) => {
@@ -105,7 +108,7 @@ fn uplink_lines(uplink: &UplinkReport) -> Vec<(&'static str, String)> {
         let _ = write!(backlog, " ({})", bytes(size));
     }
     if let Some(age) = uplink.oldest_s {
-        let _ = write!(backlog, ", the oldest for {}", span(age));
+        let _ = write!(backlog, ", the oldest {} old", span(age));
     }
     let _ =
         write!(backlog, ", {} in flight; {} a minute", grouped(uplink.in_flight), grouped(uplink.per_minute));
@@ -287,7 +290,7 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
         let text = written_out(&Report { uplink: Some(uplink), ..well() });
         for line in [
             "Uplink      uploading, for 2 h 0 min",
-            "Backlog     12,345 readings wait (1.5 MB), the oldest for 3 min, 80 in flight; 600 a minute, drained in 21 min",
+            "Backlog     12,345 readings wait (1.5 MB), the oldest 3 min old, 80 in flight; 600 a minute, drained in 21 min",
             "Uploaded    99 readings, 0 B; 1 rejected by the hub",
         ] {
             assert!(text.lines().any(|found| found == line), "{text}");
