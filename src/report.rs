@@ -327,7 +327,7 @@ mod tests {
     fn every_value_has_a_name_and_what_is_not_known_has_none() {
         let mut report = storing().judged();
         report.version = "1.2".to_owned();
-        report.dropped.insert("too old".to_owned(), 3);
+        report.dropped.insert("too_old".to_owned(), 3);
         report.store.wal_bytes = Some(9);
         let values = report.values();
         let value =
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(value("well"), Some("true"));
         assert_eq!(value("version"), Some("1.2"));
         assert_eq!(value("troubles"), Some("[]"));
-        assert_eq!(value("dropped/too old"), Some("3"));
+        assert_eq!(value("dropped/too_old"), Some("3"));
         assert_eq!(value("store/wal_bytes"), Some("9"));
         assert_eq!(value("store/buffer_bytes"), None);
         assert_eq!(value("uplink"), None);

@@ -41,7 +41,7 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         .dropped
         .iter()
         .filter(|(_, count)| **count > 0)
-        .map(|(reason, count)| format!("{} {}", grouped(*count), one_line(reason)))
+        .map(|(reason, count)| format!("{} {}", grouped(*count), one_line(&reason.replace('_', " "))))
         .collect();
     if !dropped.is_empty() {
         lines.push(("Dropped", dropped.join(", ")));
@@ -265,7 +265,7 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
     fn an_error_that_is_over_and_what_was_dropped_are_told() {
         let mut report = well();
         report.store.last_error = Some(LastError { words: "disk full".to_owned(), ago_s: 90 });
-        report.dropped = [("too old".to_owned(), 5), ("no space".to_owned(), 0)].into();
+        report.dropped = [("too_old".to_owned(), 5), ("no_space".to_owned(), 0)].into();
         let text = written_out(&report);
         assert!(text.contains("\n            last error, 1 min ago: disk full\n"), "{text}");
         assert!(text.contains("\nDropped     5 too old\n"), "{text}");

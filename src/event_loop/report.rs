@@ -147,7 +147,7 @@ fn of_status(status: &Status, now: Mono) -> UplinkReport {
 }
 
 fn dropped(lost: &Losses) -> BTreeMap<String, u64> {
-    [("too old", lost.too_old), ("no space", lost.no_space), ("rejected", lost.rejected)]
+    [("too_old", lost.too_old), ("no_space", lost.no_space), ("rejected", lost.rejected)]
         .map(|(reason, count)| (reason.to_owned(), count))
         .into()
 }

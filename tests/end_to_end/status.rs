@@ -259,7 +259,7 @@ fn a_hub_that_cannot_be_reached_is_shown_with_the_backlog_and_no_more_once_it_ca
         Some(document(&edge.run(&["status", "--json"]))).filter(|report| done(report))
     });
     assert_eq!((&report["well"], &report["uplink"]["connected"]), (&true.into(), &true.into()), "{report}");
-    assert_eq!((&report["uplink"]["oldest_s"], &report["dropped"]["too old"]), (&Value::Null, &0.into()));
+    assert_eq!((&report["uplink"]["oldest_s"], &report["dropped"]["too_old"]), (&Value::Null, &0.into()));
 }
 
 /// What comes before `last`, as topic, payload and whether RETAIN is set.
