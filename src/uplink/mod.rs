@@ -342,7 +342,7 @@ impl Uplink {
     /// What became of readings since the last commit that said so: the whole state, to be put into the next commit there
     /// is. Then [`Uplink::handle_settled`], or [`Uplink::handle_settle_failed`].
     pub fn poll_settlement(&mut self) -> Option<Settlement> {
-        self.uploader.poll_settlement()
+        self.uploader.poll_settlement(self.now.mono)
     }
 
     /// Whether a commit is to be made for the settlement alone: none has come by for a while.
