@@ -445,7 +445,7 @@ impl Uplink {
                 self.lose("not a word from the hub in time", Blame::Link, Pause::BackOff);
             }
             Due::Unanswered => {
-                self.uploader.flight.note_silence();
+                self.uploader.flight.note_unanswered();
                 let words = "the hub does not acknowledge what it is sent; is it told there that this device is a gateway?";
                 self.lose(words, Blame::Message, Pause::BackOff);
             }
