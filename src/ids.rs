@@ -17,6 +17,10 @@ impl fmt::Debug for ConnId {
     }
 }
 
+/// A session while the broker runs: its place in the table of sessions, used again once the session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionSlot(pub u32);
+
 /// A device in the registry; never used again after the device is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdentityId(pub i64);
@@ -32,6 +36,10 @@ pub struct MessageId(pub u64);
 /// A message on its way to one session, on disk; increasing in the order of delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryId(pub u64);
+
+/// Position in the order of commits; one for each change that must be on disk before what waits for it may leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
 
 /// Position of a reading in the journal; increasing, never used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,6 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+// What tests share calls the crate by its name, wherever it is included.
+#[cfg(test)]
+extern crate self as forebay;
+
 pub mod broker;
 pub mod byte_queue;
 pub mod clock;

@@ -100,19 +100,29 @@ limits! {
     window: 20 in 1..=1000;
     /// Topic aliases a version 5 client may use, and is given if it takes them.
     topic_aliases: 20 in 0..=1000;
-    /// Subscriptions of one device's connection.
+    /// Subscriptions of one device's session.
     device_subscriptions: 50 in 1..=100_000;
-    /// Subscriptions of one local client's connection.
+    /// Subscriptions of one local client's session.
     client_subscriptions: 1000 in 1..=1_000_000;
-    /// Messages that may wait for one device's connection; QoS 0 beyond it is dropped, QoS 1 and 2 end the connection.
+    /// Messages that may wait for one device's session; QoS 0 beyond it is dropped, QoS 1 and 2 end the session.
     device_queue_messages: 100 in 1..=1_000_000;
-    /// Bytes of messages that may wait for one device's connection; beyond it as above.
+    /// Bytes of messages that may wait for one device's session; beyond it as above.
     device_queue_bytes: 262_144 in 1024..=67_108_864;
-    /// Messages that may wait for one local client's connection; beyond it as above.
+    /// Messages that may wait for one local client's session; beyond it as above.
     client_queue_messages: 10_000 in 1..=1_000_000;
     /// Bytes of messages that may wait for all connections together; beyond it local clients that only publish are not
-    /// read from.
+    /// read from. As many may wait for sessions without a connection; one that would need more ends.
     queue_memory_bytes: 16_777_216 in 65_536..=1_073_741_824;
+    /// Seconds a device's session may outlive its connection.
+    device_session_expiry_s: 3600 in 0..=2_592_000;
+    /// Seconds a local client's session may outlive its connection.
+    client_session_expiry_s: 604_800 in 0..=31_536_000;
+    /// Sessions of one device without a connection; the one that is gone longest ends.
+    device_offline_sessions: 1 in 1..=1000;
+    /// Sessions of one local client without a connection; the one that is gone longest ends.
+    client_offline_sessions: 100 in 1..=100_000;
+    /// Sessions of all together without a connection; the one that is gone longest ends.
+    offline_sessions: 1000 in 1..=1_000_000;
     /// Longest keep-alive in seconds; a client that asks for none is given this.
     keep_alive_max_s: 600 in 10..=65_535;
     /// Bytes that may wait for one client before it is no longer read from.
@@ -123,6 +133,16 @@ limits! {
     commit_records: 1000 in 1..=100_000;
     /// Bytes of readings that force a commit within a turn.
     commit_bytes: 1_048_576 in 65_536..=67_108_864;
+    /// Connections one address may make in a minute, ten seconds' worth at once; more wait unread for up to a second, or
+    /// are closed; 0 for no bound.
+    connects_per_address_per_min: 1200 in 0..=1_000_000;
+    /// CONNECTs of one device or local client in a minute, ten seconds' worth at once; more are refused; 0 for no bound.
+    connects_per_identity_per_min: 600 in 0..=1_000_000;
+    /// Messages one device may publish in a second, five seconds' worth at once; beyond it the device is not read from
+    /// until it may send again; 0 for no bound.
+    device_publishes_per_s: 1000 in 0..=1_000_000;
+    /// Messages one local client may publish in a second; beyond it as above.
+    client_publishes_per_s: 0 in 0..=1_000_000;
     /// Refused CONNECTs one address may send at full speed; each further one makes its next wait longer.
     refusals_per_address: 10 in 1..=1_000_000;
     /// Seconds after which one refused CONNECT of an address is forgiven.
@@ -131,6 +151,10 @@ limits! {
     refusal_wait_max_ms: 4000 in 0..=60_000;
     /// Payloads kept in quarantine; beyond it the oldest is dropped and counted.
     quarantine_rows: 1000 in 1..=1_000_000;
+    /// Topics with a retained message; a message for one more is not retained.
+    retained_messages: 1000 in 0..=1_000_000;
+    /// Bytes of retained messages, their topics included; a message that would need more is not retained.
+    retained_bytes: 4_194_304 in 0..=1_073_741_824;
     /// Log lines for people's attention per ten seconds; the rest are counted.
     log_lines_per_10s: 200 in 1..=1_000_000;
 }
@@ -173,6 +197,14 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 pub const READ_BYTES_PER_TURN: usize = 16 * 1024;
 /// Addresses whose refused CONNECTs are remembered.
 pub const REFUSING_ADDRESSES_MAX: usize = 4096;
+/// Addresses, or identities, whose rates are remembered.
+pub const RATED_MAX: usize = 4096;
+/// Connections and CONNECTs may come as many at once as in so many seconds.
+pub const CONNECT_BURST_S: u64 = 10;
+/// Messages may come as many at once as in so many seconds.
+pub const PUBLISH_BURST_S: u64 = 5;
+/// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
+pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 
 /// Spans of time one rate of the hub is told for.
 pub const RATE_WINDOWS_MAX: usize = 6;

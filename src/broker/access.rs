@@ -43,9 +43,14 @@ impl IdentityTable {
         found.filter(|device| equal && device.enabled)
     }
 
-    /// Takes over the registry as it is now and gives back the connections that have lost their right:
-    /// the device's token changed, or it was disabled or removed.
-    pub fn replace(&mut self, devices: Vec<Identity>) -> Vec<ConnId> {
+    /// The identity `id`, if it is let in.
+    pub fn enabled(&self, id: IdentityId) -> Option<&Identity> {
+        self.entries.get(&id).map(|entry| &entry.device).filter(|device| device.enabled)
+    }
+
+    /// Takes over the registry as it is now and gives back who has lost their right, with their connections: the
+    /// identity's token changed, or it was disabled or removed.
+    pub fn replace(&mut self, devices: Vec<Identity>) -> Vec<(IdentityId, Vec<ConnId>)> {
         let mut before = std::mem::take(&mut self.entries);
         self.by_hash = devices.iter().map(|device| (device.token_hash, device.id)).collect();
         let mut lost = Vec::new();
@@ -55,7 +60,7 @@ impl IdentityTable {
                     (old.connections, old.seen)
                 }
                 Some(old) => {
-                    lost.extend(old.connections);
+                    lost.push((device.id, old.connections));
                     (Vec::new(), old.seen)
                 }
                 None => (Vec::new(), None),
@@ -63,7 +68,7 @@ impl IdentityTable {
             connections.shrink_to_fit();
             self.entries.insert(device.id, Entry { device, connections, seen });
         }
-        lost.extend(before.into_values().flat_map(|entry| entry.connections));
+        lost.extend(before.into_iter().map(|(id, entry)| (id, entry.connections)));
         lost
     }
 
@@ -165,7 +170,8 @@ mod tests {
         let mut disabled = device(3, "token 3");
         disabled.enabled = false;
         let lost = table.replace(vec![device(1, "token 1"), device(2, "rotated"), disabled]);
-        assert_eq!(lost, [conn(2), conn(3), conn(4)]);
+        let expected = [2, 3, 4].map(|id| (IdentityId(id), vec![conn(id as u32)]));
+        assert_eq!(lost, expected);
         assert_eq!(table.connections(IdentityId(1)), [conn(1)]);
         assert!(table.authenticate("token 2").is_none() && table.authenticate("rotated").is_some());
         table.check_invariants();

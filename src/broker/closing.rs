@@ -4,7 +4,7 @@ use crate::{
     clock::Now,
     ids::{ConnId, DeviceName},
     mqtt::{Disconnect, Packet, Properties, PropertiesBuf, Property, ProtocolVersion},
-    session::{CloseReason, Session},
+    session::{Client, CloseReason},
 };
 
 use super::{Broker, Deadline, connections::Phase, notices::Notice};
@@ -24,10 +24,10 @@ impl Broker {
             self.deadlines.cancel(deadline);
         }
         let device = match phase {
-            Phase::Active(session) => {
-                let name = session.name.clone();
-                self.end_session(conn, *session, reason, now);
-                Some(name)
+            Phase::Active(client) => {
+                let name = self.sessions.get(client.session).map(|session| session.name.clone());
+                self.end_client(conn, &client, reason, now);
+                name
             }
             Phase::AwaitingConnect | Phase::Waiting | Phase::Waited | Phase::Closing => {
                 self.forget_waiting(conn);
@@ -45,11 +45,11 @@ impl Broker {
         }
     }
 
-    fn end_session(&mut self, conn: ConnId, mut session: Session, reason: CloseReason, now: Now) {
-        self.identities.remove_connection(session.identity, conn);
-        self.unsubscribe_all(conn, &session);
-        self.hand_over(&mut session);
-        if session.version == ProtocolVersion::V5
+    fn end_client(&mut self, conn: ConnId, client: &Client, reason: CloseReason, now: Now) {
+        if let Some(session) = self.sessions.get(client.session) {
+            self.identities.remove_connection(session.identity, conn);
+        }
+        if client.version == ProtocolVersion::V5
             && let Some(code) = reason.disconnect_code()
         {
             let words = reason.to_string();
@@ -58,14 +58,10 @@ impl Broker {
             // With the words if the client takes a packet of that size, else without, else not at all.
             [properties.as_properties(), Properties::EMPTY].into_iter().any(|properties| {
                 let goodbye = Packet::Disconnect(Disconnect { reason: code, properties });
-                self.send(conn, &goodbye, session.version, session.answer_bytes_max)
+                self.send(conn, &goodbye, client.version, client.answer_bytes_max)
             });
         }
-        if reason.publishes_will()
-            && let Some(will) = session.will.take()
-        {
-            self.publish_will(&session.name, *will, now);
-        }
+        self.leave_session(client, reason, now);
     }
 
     fn tell_people(&mut self, conn: ConnId, device: Option<DeviceName>, reason: CloseReason, now: Now) {

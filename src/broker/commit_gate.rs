@@ -1,4 +1,4 @@
-//! Acknowledgements wait here until what they answer for is on disk.
+//! Answers wait here until what they answer for is on disk.
 //!
 //! Knows positions only: no sockets, no SQL, no clock.
 
@@ -7,11 +7,10 @@ use std::collections::VecDeque;
 use crate::{
     ids::ConnId,
     mqtt::{PacketId, ReasonCode},
+    session::Terms,
 };
 
-/// Position in the order of commits; one for each message that must be on disk before its answer may leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
+pub use crate::ids::Ticket;
 
 /// Which packet an acknowledgement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,24 +19,59 @@ pub enum AckKind {
     PubAck,
     /// The first answer to QoS 2.
     PubRec,
+    /// The second message of QoS 2.
+    PubRel,
+    /// The last answer to QoS 2.
+    PubComp,
 }
 
-/// What a held acknowledgement will be.
+/// What a held answer will be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// PUBACK or PUBREC.
-    pub kind: AckKind,
-    /// The message it answers.
-    pub packet_id: PacketId,
-    /// What it will say.
-    pub reason: ReasonCode,
-    /// Why, in words, when that is not success.
-    pub words: Option<Box<str>>,
+pub enum Answer {
+    /// About one message.
+    Ack {
+        /// Which packet.
+        kind: AckKind,
+        /// The message it is about.
+        packet_id: PacketId,
+        /// What it will say.
+        reason: ReasonCode,
+        /// Why, in words, when that is not success.
+        words: Option<Box<str>>,
+    },
+    /// SUBACK, and behind it the retained messages that these subscriptions ask for.
+    SubAck {
+        /// The SUBSCRIBE it answers.
+        packet_id: PacketId,
+        /// A code per filter.
+        reasons: Vec<ReasonCode>,
+        /// Filters whose retained messages are wanted.
+        retained: Vec<(Box<str>, Terms)>,
+    },
+    /// UNSUBACK.
+    UnsubAck {
+        /// The UNSUBSCRIBE it answers.
+        packet_id: PacketId,
+        /// A code per filter; none before version 5.
+        reasons: Vec<ReasonCode>,
+    },
 }
 
-/// One PUBACK or PUBREC that may not be sent yet.
+impl Answer {
+    /// An acknowledgement without words.
+    pub fn ack(kind: AckKind, packet_id: PacketId, reason: ReasonCode) -> Self {
+        Self::Ack { kind, packet_id, reason, words: None }
+    }
+
+    /// Whether it is a PUBACK.
+    pub fn is_puback(&self) -> bool {
+        matches!(self, Self::Ack { kind: AckKind::PubAck, .. })
+    }
+}
+
+/// One answer that may not be sent yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldAck {
+pub struct HeldAnswer {
     /// What must be on disk first.
     pub ticket: Ticket,
     /// Who waits for it.
@@ -51,7 +85,7 @@ pub struct HeldAck {
 /// Invariants: `committed <= appended`; every held ack's ticket lies in `committed..=appended`; tickets never go down.
 #[derive(Debug, Default)]
 pub struct CommitGate {
-    held: VecDeque<HeldAck>,
+    held: VecDeque<HeldAnswer>,
     appended: Ticket,
     committed: Ticket,
 }
@@ -65,7 +99,7 @@ impl CommitGate {
 
     /// Holds `answer` until everything appended so far is on disk.
     pub fn hold(&mut self, conn: ConnId, answer: Answer) {
-        self.held.push_back(HeldAck { ticket: self.appended, conn, answer });
+        self.held.push_back(HeldAnswer { ticket: self.appended, conn, answer });
     }
 
     /// Moves the durable mark to `through` and gives back the acks that may now be sent, oldest first.
@@ -74,7 +108,7 @@ impl CommitGate {
     ///
     /// # Panics
     /// If `through` was never appended, or lies before the mark: the store lied, stopping is the safe thing.
-    pub fn release(&mut self, through: Ticket) -> impl Iterator<Item = HeldAck> + '_ {
+    pub fn release(&mut self, through: Ticket) -> impl Iterator<Item = HeldAnswer> + '_ {
         assert!(through <= self.appended, "the disk claims a message nobody appended");
         assert!(through >= self.committed, "the durable mark went backwards");
         self.committed = through;
@@ -85,7 +119,7 @@ impl CommitGate {
     /// Gives up on everything not yet durable: the commit failed, and nobody knows what is on disk.
     ///
     /// The acks are returned so that those who wait for them can be cut off; they must never be sent.
-    pub fn give_up(&mut self) -> impl Iterator<Item = HeldAck> + '_ {
+    pub fn give_up(&mut self) -> impl Iterator<Item = HeldAnswer> + '_ {
         self.committed = self.appended;
         self.held.drain(..)
     }
@@ -98,6 +132,11 @@ impl CommitGate {
     /// Acks held back.
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// Everything up to here is on disk.
+    pub fn committed(&self) -> Ticket {
+        self.committed
     }
 
     /// The last ticket handed out.
@@ -133,11 +172,15 @@ mod tests {
     }
 
     fn puback(packet_id: u16) -> Answer {
-        Answer { kind: AckKind::PubAck, packet_id: id(packet_id), reason: ReasonCode::Success, words: None }
+        Answer::ack(AckKind::PubAck, id(packet_id), ReasonCode::Success)
     }
 
     fn released(gate: &mut CommitGate, through: Ticket) -> Vec<u16> {
-        gate.release(through).map(|ack| ack.answer.packet_id.get()).collect()
+        let packet_id = |ack: HeldAnswer| match ack.answer {
+            Answer::Ack { packet_id, .. } => packet_id.get(),
+            other => panic!("only acknowledgements were held, not {other:?}"),
+        };
+        gate.release(through).map(packet_id).collect()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{byte_queue::ByteQueue, clock::Mono, ids::ConnId, session::Session};
+use crate::{byte_queue::ByteQueue, clock::Mono, ids::ConnId, session::Client};
 
 /// One connection, from accept to close.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub enum Phase {
     /// Its CONNECT waited; it is looked at now, or the rest of it awaited.
     Waited,
     /// It was let in.
-    Active(Box<Session>),
+    Active(Box<Client>),
     /// It is over; what is in the outbox may still leave.
     Closing,
 }
@@ -83,28 +83,18 @@ impl Connections {
         }
     }
 
-    /// The session of `id`, if it was let in and is not over.
-    pub fn session(&self, id: ConnId) -> Option<&Session> {
+    /// The client of `id`, if it was let in and is not over.
+    pub fn client(&self, id: ConnId) -> Option<&Client> {
         match &self.get(id)?.phase {
-            Phase::Active(session) => Some(session),
+            Phase::Active(client) => Some(client),
             _ => None,
         }
     }
 
-    /// The session of `id`, if it was let in and is not over.
-    pub fn session_mut(&mut self, id: ConnId) -> Option<&mut Session> {
+    /// The client of `id`, if it was let in and is not over.
+    pub fn client_mut(&mut self, id: ConnId) -> Option<&mut Client> {
         match &mut self.get_mut(id)?.phase {
-            Phase::Active(session) => Some(session),
-            _ => None,
-        }
-    }
-
-    /// The connection in `slot` that was let in, if there is one.
-    pub fn in_slot(&mut self, slot: u32) -> Option<(ConnId, &mut Session)> {
-        match self.slots.get_mut(slot as usize)? {
-            Some((epoch, Connection { phase: Phase::Active(session), .. })) => {
-                Some((ConnId { slot, epoch: *epoch }, session))
-            }
+            Phase::Active(client) => Some(client),
             _ => None,
         }
     }

@@ -8,7 +8,7 @@ use crate::{
         ReasonCode, decode, parse_header,
     },
     session::{
-        CloseReason, Refusal,
+        CloseReason, Refusal, Session,
         handle_connect::{self, Admission, Rejection},
     },
 };
@@ -107,17 +107,18 @@ impl Broker {
 
     /// Reads the header at the front of `bytes` and refuses what can be refused from it alone.
     fn check_header(&self, conn: ConnId, bytes: &[u8]) -> Result<Option<Header>, CloseReason> {
-        let session = self.connections.session(conn);
-        let version = session.map_or(ProtocolVersion::V5, |session| session.version);
+        let client = self.connections.client(conn);
+        let version = client.map_or(ProtocolVersion::V5, |client| client.version);
         let header = match parse_header(bytes, version) {
             Ok(header) => header,
-            Err(_) if session.is_none() && bytes[0] == TLS_HANDSHAKE => {
+            Err(_) if client.is_none() && bytes[0] == TLS_HANDSHAKE => {
                 return Err(CloseReason::TlsOnPlainListener);
             }
-            Err(_) if session.is_none() && is_http(bytes) => return Err(CloseReason::HttpOnMqttListener),
+            Err(_) if client.is_none() && is_http(bytes) => return Err(CloseReason::HttpOnMqttListener),
             Err(error) => return Err(CloseReason::Malformed(error)),
         };
         let Some(header) = header else { return Ok(None) };
+        let session = client.and_then(|client| self.sessions.get(client.session));
         let bytes_max = match session {
             Some(session) => session.packet_bytes_max(&self.limits),
             None if is_http(bytes) => return Err(CloseReason::HttpOnMqttListener),
@@ -126,7 +127,7 @@ impl Broker {
             }
             None => self.limits.connect_bytes,
         };
-        if session.is_some() && header.packet_type == PacketType::Connect {
+        if client.is_some() && header.packet_type == PacketType::Connect {
             return Err(CloseReason::SecondConnect);
         }
         if !header.packet_type.exists_in(version) {
@@ -157,7 +158,7 @@ impl Broker {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.last_packet = now.mono;
         let version = match &connection.phase {
-            Phase::Active(session) => session.version,
+            Phase::Active(client) => client.version,
             _ => ProtocolVersion::V5,
         };
         let body = &frame[header.header_bytes..];
@@ -230,40 +231,43 @@ impl Broker {
     }
 
     fn let_in(&mut self, conn: ConnId, admission: Admission, now: Now) {
-        let session = &admission.session;
-        let (identity, version, bytes_max) = (session.identity, session.version, session.answer_bytes_max);
-        let (silence_max, name) = (session.silence_max, session.name.clone());
-        self.make_way(&admission, now);
+        self.make_way(&admission.session, now);
         self.forget_waiting(conn);
+        let properties = admission.connack_properties(&self.limits);
+        let Admission { mut client, session, clean_start, window, .. } = admission;
+        let (identity, name) = (session.identity, session.name.clone());
+        let (version, bytes_max) = (client.version, client.answer_bytes_max);
         self.deadlines.cancel(Deadline::Connect(conn));
-        self.deadlines.arm(Deadline::Silence(conn), now.mono + silence_max);
+        self.deadlines.arm(Deadline::Silence(conn), now.mono + client.silence_max);
         self.identities.add_connection(identity, conn);
         self.identities.note_seen(identity, now.wall);
         self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
-        let properties = admission.connack_properties(&self.limits);
+        let before = self.gate.appended();
+        let (slot, session_present) = self.begin_session(conn, session, window, clean_start, now);
+        client.session = slot;
         if let Some(connection) = self.connections.get_mut(conn) {
             log::debug!("{conn:?} from {} is {name}", connection.address);
-            connection.phase = Phase::Active(Box::new(admission.session));
+            connection.phase = Phase::Active(Box::new(client));
         }
+        // The commit of this turn comes before its output: a session that was discarded stays so.
+        self.commit_due |= self.gate.appended() > before;
         let properties = properties.as_properties();
-        let connack =
-            Packet::ConnAck(ConnAck { session_present: false, reason: ReasonCode::Success, properties });
+        let connack = Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::Success, properties });
         if !self.send(conn, &connack, version, bytes_max) {
-            self.close(conn, CloseReason::AnswerTooLarge, now);
+            return self.close(conn, CloseReason::AnswerTooLarge, now);
         }
+        self.pump(conn, now);
+        self.end_fan_out();
     }
 
     /// Closes the connection that this one takes over, or the device's oldest if it has too many.
-    fn make_way(&mut self, admission: &Admission, now: Now) {
-        let session = &admission.session;
+    fn make_way(&mut self, session: &Session, now: Now) {
         let live = self.identities.connections(session.identity);
-        let same_id = |conn: &&ConnId| {
-            self.connections.session(**conn).is_some_and(|other| other.client_id == session.client_id)
-        };
         let is_crowded =
             session.rights.is_device() && live.len() >= self.limits.connections_per_device as usize;
-        if let Some(old) = live.iter().find(same_id) {
-            self.close(*old, CloseReason::TakenOver, now);
+        let same = self.sessions.find(session.identity, &session.client_id);
+        if let Some(old) = same.and_then(|slot| self.sessions.get(slot)?.conn) {
+            self.close(old, CloseReason::TakenOver, now);
         } else if is_crowded {
             self.close(live[0], CloseReason::TooManyOfDevice, now);
         }
@@ -288,22 +292,27 @@ impl Broker {
     }
 
     fn on_disconnect(&mut self, conn: ConnId, disconnect: &Disconnect<'_>, now: Now) {
-        // The session expiry of CONNECT was answered with zero, and zero cannot be raised. [§3.14.2.2.2]
-        let raises_expiry =
-            disconnect.properties.session_expiry_interval_s().is_some_and(|expiry_s| expiry_s > 0);
+        let Some(slot) = self.connections.client(conn).map(|client| client.session) else { return };
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let expiry_s = disconnect.properties.session_expiry_interval_s();
+        // A session that was to end with its connection cannot be kept any more. [§3.14.2.2.2]
+        let raises_expiry = session.expiry_s == 0 && expiry_s.is_some_and(|expiry_s| expiry_s > 0);
         let reason = match disconnect.reason {
             _ if raises_expiry => CloseReason::SessionExpiryRaised,
             reason if !reason.client_may_end_with() => CloseReason::ReasonOfServer(reason),
             ReasonCode::Success => CloseReason::Disconnected,
             _ => CloseReason::DisconnectedWithWill,
         };
+        if let Some(expiry_s) = expiry_s.filter(|_| !raises_expiry) {
+            session.expiry_s = expiry_s.min(session.expiry_max_s(&self.limits));
+        }
         self.close(conn, reason, now);
     }
 
     /// Sends `packet` to a client that was let in, or ends the connection if the client takes no packet of its size.
     pub(super) fn reply(&mut self, conn: ConnId, packet: &Packet<'_>, now: Now) {
-        let Some(session) = self.connections.session(conn) else { return };
-        let (version, bytes_max) = (session.version, session.answer_bytes_max);
+        let Some(client) = self.connections.client(conn) else { return };
+        let (version, bytes_max) = (client.version, client.answer_bytes_max);
         if !self.send(conn, packet, version, bytes_max) {
             self.close(conn, CloseReason::AnswerTooLarge, now);
         }

@@ -1,23 +1,26 @@
 //! What clients publish: readings into the batch, messages to subscribers, and the answers to both.
 
+use std::sync::Arc;
+
 use crate::{
     clock::Now,
     device_api::telemetry::Reading,
-    ids::{ConnId, DeviceName},
+    ids::{ConnId, DeviceName, SessionSlot, Ticket},
     mqtt::{
-        Ack, Packet, Properties, PropertiesBuf, Property, ProtocolVersion, Publish, QoS, ReasonCode,
-        TopicName,
+        Ack, Packet, PacketId, Properties, PropertiesBuf, Property, ProtocolVersion, Publish, QoS,
+        ReasonCode, SubAck, TopicName, UnsubAck,
     },
     record::{Quarantined, Record},
     session::{
-        CloseReason, Message,
+        Client, CloseReason, Message,
+        durable::Change,
         handle_publish::{self, Verdict},
     },
 };
 
 use super::{
     Broker, Deadline, SEEN_WAIT, StoreState,
-    commit_gate::{AckKind, Answer, HeldAck},
+    commit_gate::{AckKind, Answer, HeldAnswer},
 };
 
 /// What a record costs in memory beside its text.
@@ -26,42 +29,60 @@ const RECORD_BYTES: usize = 64;
 impl Broker {
     /// Judges a PUBLISH of `conn` and does what the verdict says.
     pub(super) fn on_publish(&mut self, conn: ConnId, publish: &Publish<'_>, now: Now) {
-        let Some(session) = self.connections.session_mut(conn) else { return };
-        let spelled = match handle_publish::take_alias(publish, &mut session.aliases, &self.limits) {
+        let Some(client) = self.connections.client_mut(conn) else { return };
+        let slot = client.session;
+        let spelled = match handle_publish::take_alias(publish, &mut client.aliases, &self.limits) {
             Ok(spelled) => spelled,
             Err(reason) => return self.close(conn, reason, now),
         };
         let known = spelled.as_deref().and_then(|text| TopicName::parse(text).ok());
         let topic = publish.topic.or(known).expect("a topic, or an alias that stands for one");
-        let verdict = handle_publish::judge(publish, topic, session, &self.limits);
+        let Some(session) = self.sessions.get(slot) else { return };
+        let verdict = handle_publish::judge(publish, topic, client, session, &self.limits);
         let (identity, name) = (session.identity, session.name.clone());
         match verdict {
             Verdict::Close(reason) => self.close(conn, reason, now),
             Verdict::Answer(reason) => self.on_unserved(conn, publish, &name, reason, now),
-            Verdict::Repeat => self.answer_in_turn(conn, publish, ReasonCode::Success, now),
+            Verdict::Repeat => self.answer(conn, publish, ReasonCode::Success, None, now),
             Verdict::Route => {
-                self.route(Message::published(publish, topic, conn, now.mono));
-                self.answer_in_turn(conn, publish, ReasonCode::Success, now);
-                self.route_pending(now);
+                self.on_message(conn, publish, Message::published(publish, topic, slot, now.mono), now)
             }
             Verdict::Store(_) | Verdict::SetAside(_) if self.store == StoreState::Failed => {
                 self.close(conn, CloseReason::StoreFailed, now);
             }
-            Verdict::Store(readings) if readings.is_empty() => {
-                self.answer_in_turn(conn, publish, ReasonCode::Success, now);
-            }
             Verdict::Store(readings) => {
+                let before = self.gate.appended();
                 self.append(&name, readings, now);
-                self.answer_when_durable(conn, publish, ReasonCode::Success, None);
+                self.answer_after(before, conn, publish, (ReasonCode::Success, None), now);
             }
             Verdict::SetAside(error) => {
                 let words = error.to_string();
+                let before = self.gate.appended();
                 self.set_aside(&name, topic.as_str(), publish.payload, &words, now);
-                self.answer_when_durable(conn, publish, ReasonCode::PayloadFormatInvalid, Some(words));
+                let answer = (ReasonCode::PayloadFormatInvalid, Some(words));
+                self.answer_after(before, conn, publish, answer, now);
             }
         }
         self.identities.note_seen(identity, now.wall);
         self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
+    }
+
+    /// Retains a message if it is to be, and routes it; the answer waits for the disk if any of that goes there.
+    fn on_message(&mut self, conn: ConnId, publish: &Publish<'_>, message: Message, now: Now) {
+        let before = self.gate.appended();
+        let message = Arc::new(message);
+        if message.retain {
+            if self.store == StoreState::Failed {
+                return self.close(conn, CloseReason::StoreFailed, now);
+            }
+            let is_v5 = |client: &Client| client.version == ProtocolVersion::V5;
+            if !self.retain(&message, now) && self.connections.client(conn).is_some_and(is_v5) {
+                return self.answer(conn, publish, ReasonCode::QuotaExceeded, None, now);
+            }
+        }
+        self.route(message);
+        self.route_pending(now);
+        self.answer_after(before, conn, publish, (ReasonCode::Success, None), now);
     }
 
     /// Stores the will of a device whose connection ended badly; nobody waits for an answer.
@@ -80,12 +101,12 @@ impl Broker {
         }
     }
 
-    /// Sends an acknowledgement whose time has come.
-    pub(super) fn on_released(&mut self, ack: HeldAck, now: Now) {
-        let Some(session) = self.connections.session_mut(ack.conn) else { return };
-        session.unanswered -= 1;
-        session.unanswered_qos1 -= u32::from(ack.answer.kind == AckKind::PubAck);
-        self.send_answer(ack.conn, &ack.answer, now);
+    /// Sends an answer whose time has come.
+    pub(super) fn on_released(&mut self, held: HeldAnswer, now: Now) {
+        let Some(client) = self.connections.client_mut(held.conn) else { return };
+        client.unanswered -= 1;
+        client.unanswered_qos1 -= u32::from(held.answer.is_puback());
+        self.send_answer(held.conn, held.answer, now);
     }
 
     fn append(&mut self, name: &DeviceName, readings: Vec<Reading>, now: Now) {
@@ -135,75 +156,111 @@ impl Broker {
                 format!("dropped a message of {name} at {address}: {reason}; telemetry goes to v1/devices/me/telemetry")
             });
         }
-        self.answer_in_turn(conn, publish, reason, now);
+        self.answer(conn, publish, reason, None, now);
     }
 
-    /// Holds the answer to a QoS 1 or 2 message until what was appended for it is on disk.
-    fn answer_when_durable(
+    /// Answers a message for which nothing is kept, or nothing new.
+    fn answer(
         &mut self,
         conn: ConnId,
         publish: &Publish<'_>,
         reason: ReasonCode,
         words: Option<String>,
+        now: Now,
     ) {
-        let Some(answer) = self.accept(conn, publish, reason, words) else { return };
-        self.hold(conn, answer);
+        self.answer_after(self.gate.appended(), conn, publish, (reason, words), now);
     }
 
-    /// Answers a message for which nothing is kept: at once, unless answers of this connection wait, for they leave in
-    /// the order of their PUBLISHes. [MQTT-4.6.0-2]
-    fn answer_in_turn(&mut self, conn: ConnId, publish: &Publish<'_>, reason: ReasonCode, now: Now) {
-        let Some(answer) = self.accept(conn, publish, reason, None) else { return };
-        if self.connections.session(conn).is_some_and(|session| session.unanswered > 0) {
-            self.hold(conn, answer);
-        } else {
-            self.send_answer(conn, &answer, now);
-        }
-    }
-
-    /// The answer to `publish`, if its QoS asks for one; from now on a repeat of QoS 2 is known as one.
-    fn accept(
+    /// Answers a message for which everything after `before` goes to disk: at once if that is nothing and no answer of
+    /// this connection waits, for answers leave in the order of their PUBLISHes. [MQTT-4.6.0-2]
+    fn answer_after(
         &mut self,
+        before: Ticket,
         conn: ConnId,
         publish: &Publish<'_>,
-        reason: ReasonCode,
-        words: Option<String>,
-    ) -> Option<Answer> {
-        let packet_id = publish.packet_id?;
-        let session = self.connections.session_mut(conn)?;
+        (reason, words): (ReasonCode, Option<String>),
+        now: Now,
+    ) {
+        let Some(packet_id) = publish.packet_id else { return };
+        let Some(client) = self.connections.client(conn) else { return };
+        let (slot, version) = (client.session, client.version);
         let kind = match publish.qos {
             QoS::ExactlyOnce => AckKind::PubRec,
             _ => AckKind::PubAck,
         };
         // A version 5 client takes a refusal for the end of the exchange. [MQTT-4.3.3-9 of 5.0]
-        let is_over = reason.is_error() && session.version == ProtocolVersion::V5;
+        let is_over = reason.is_error() && version == ProtocolVersion::V5;
         if kind == AckKind::PubRec && !is_over {
-            session.unreleased.insert(packet_id);
+            self.note_unreleased(slot, packet_id, now);
         }
-        Some(Answer { kind, packet_id, reason, words: words.map(Into::into) })
+        let words = words.map(Into::into);
+        self.answer_in_turn(before, conn, Answer::Ack { kind, packet_id, reason, words }, now);
     }
 
-    fn hold(&mut self, conn: ConnId, answer: Answer) {
-        let Some(session) = self.connections.session_mut(conn) else { return };
-        session.unanswered += 1;
-        session.unanswered_qos1 += u32::from(answer.kind == AckKind::PubAck);
+    /// From now on a repeat of this message of QoS 2 is known as one.
+    fn note_unreleased(&mut self, slot: SessionSlot, packet_id: PacketId, now: Now) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if session.unreleased.insert(packet_id)
+            && let Some(session) = session.durable
+        {
+            self.note(Change::Unreleased { session, packet_id }, now);
+        }
+    }
+
+    /// Sends an answer, or holds it until everything appended so far is on disk: if anything was appended after
+    /// `before`, if other answers of the connection wait, or if what it repeats may still be on its way to the disk.
+    pub(super) fn answer_in_turn(&mut self, before: Ticket, conn: ConnId, answer: Answer, now: Now) {
+        let Some(client) = self.connections.client_mut(conn) else { return };
+        let is_durable = self.sessions.get(client.session).is_some_and(|session| session.durable.is_some());
+        let waits =
+            self.gate.appended() > before || client.unanswered > 0 || (is_durable && self.gate.waiting() > 0);
+        if !waits {
+            return self.send_answer(conn, answer, now);
+        }
+        client.unanswered += 1;
+        client.unanswered_qos1 += u32::from(answer.is_puback());
         self.gate.hold(conn, answer);
     }
 
-    fn send_answer(&mut self, conn: ConnId, answer: &Answer, now: Now) {
-        let Some(session) = self.connections.session(conn) else { return };
-        let (version, bytes_max) = (session.version, session.answer_bytes_max);
-        let words = answer.words.as_deref().filter(|_| session.wants_reason_strings);
+    fn send_answer(&mut self, conn: ConnId, answer: Answer, now: Now) {
+        match answer {
+            Answer::Ack { kind, packet_id, reason, words } => {
+                self.send_ack(conn, (kind, packet_id, reason), words.as_deref(), now);
+            }
+            Answer::SubAck { packet_id, reasons, retained } => {
+                let properties = Properties::EMPTY;
+                self.reply(conn, &Packet::SubAck(SubAck { packet_id, properties, reasons }), now);
+                self.send_retained(conn, &retained, now);
+            }
+            Answer::UnsubAck { packet_id, reasons } => {
+                let properties = Properties::EMPTY;
+                self.reply(conn, &Packet::UnsubAck(UnsubAck { packet_id, properties, reasons }), now);
+            }
+        }
+    }
+
+    fn send_ack(
+        &mut self,
+        conn: ConnId,
+        (kind, packet_id, reason): (AckKind, PacketId, ReasonCode),
+        words: Option<&str>,
+        now: Now,
+    ) {
+        let Some(client) = self.connections.client(conn) else { return };
+        let (version, bytes_max) = (client.version, client.answer_bytes_max);
+        let words = words.filter(|_| client.wants_reason_strings);
         let mut properties = PropertiesBuf::new();
         if let Some(words) = words {
             properties.push(Property::ReasonString(words));
         }
         let with_words = properties.as_properties();
         let sent = [with_words, Properties::EMPTY].into_iter().any(|properties| {
-            let ack = Ack { packet_id: answer.packet_id, reason: answer.reason, properties };
-            let packet = match answer.kind {
+            let ack = Ack { packet_id, reason, properties };
+            let packet = match kind {
                 AckKind::PubAck => Packet::PubAck(ack),
                 AckKind::PubRec => Packet::PubRec(ack),
+                AckKind::PubRel => Packet::PubRel(ack),
+                AckKind::PubComp => Packet::PubComp(ack),
             };
             self.send(conn, &packet, version, bytes_max)
         });

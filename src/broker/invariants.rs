@@ -13,6 +13,7 @@ impl Broker {
         self.subscriptions.check_invariants();
         self.check_batch();
         self.check_connections();
+        self.check_sessions();
     }
 
     fn check_batch(&self) {
@@ -24,7 +25,10 @@ impl Broker {
         }
         if !self.batch.is_empty() && self.store == StoreState::Ready && !self.commit_due {
             assert!(
-                self.gate.held() > 0 || self.deadlines.is_armed(Deadline::Commit) || self.is_commit_urgent(),
+                self.gate.held() > 0
+                    || self.durability.is_awaited()
+                    || self.deadlines.is_armed(Deadline::Commit)
+                    || self.is_commit_urgent(),
                 "a batch nobody will commit"
             );
         }
@@ -33,25 +37,22 @@ impl Broker {
     fn check_connections(&self) {
         let mut waiting = 0;
         let mut from_addresses = 0;
-        let (mut subscriptions, mut queued_bytes) = (0, 0);
         for (conn, connection) in self.connections.iter() {
             from_addresses += 1;
             waiting += usize::from(connection.phase.is_unauthenticated());
             match &connection.phase {
-                Phase::Active(session) => {
+                Phase::Active(client) => {
                     assert!(
                         self.deadlines.is_armed(Deadline::Silence(conn)),
                         "{conn:?} may be silent for ever"
                     );
                     assert_eq!(
-                        session.unanswered as usize,
+                        client.unanswered as usize,
                         self.gate.held_for(conn),
                         "{conn:?} is owed an answer"
                     );
-                    session.outgoing.check_invariants();
-                    assert!(session.subscriptions.len() <= session.subscriptions_max(&self.limits));
-                    subscriptions += session.subscriptions.len();
-                    queued_bytes += session.outgoing.waiting_bytes();
+                    let session = self.sessions.get(client.session).expect("a client has a session");
+                    assert_eq!(session.conn, Some(conn), "a session that knows another connection");
                     assert!(self.identities.connections(session.identity).contains(&conn));
                     assert!(connection.partial.len() < session.packet_bytes_max(&self.limits) as usize);
                     if !connection.partial.is_empty() {
@@ -67,10 +68,34 @@ impl Broker {
                 Phase::Closing => assert!(connection.partial.is_empty()),
             }
         }
-        assert_eq!(subscriptions, self.subscriptions.len(), "a subscription without its subscriber");
-        assert_eq!(queued_bytes, self.queued_bytes);
         assert!(self.to_route.is_empty(), "a message nobody will route");
         assert_eq!(waiting, self.unauthenticated.len());
         assert_eq!(from_addresses, self.per_address.values().map(|count| *count as usize).sum::<usize>());
+    }
+
+    fn check_sessions(&self) {
+        self.sessions.check_invariants();
+        self.durability.check_invariants(&self.sessions);
+        let (mut subscriptions, mut queued_bytes, mut offline_bytes) = (0, 0, 0);
+        for (slot, session) in self.sessions.iter() {
+            session.outgoing.check_invariants();
+            assert!(session.subscriptions.len() <= session.subscriptions_max(&self.limits));
+            subscriptions += session.subscriptions.len();
+            let bytes = session.outgoing.waiting_bytes();
+            match session.conn {
+                Some(conn) => {
+                    assert!(self.connections.client(conn).is_some_and(|client| client.session == slot));
+                    queued_bytes += bytes;
+                }
+                None => {
+                    let is_bounded = self.deadlines.is_armed(Deadline::SessionEnd(slot));
+                    assert!(is_bounded || session.expiry().is_none(), "a session nobody will end");
+                    offline_bytes += bytes;
+                }
+            }
+        }
+        assert_eq!(subscriptions, self.subscriptions.len(), "a subscription without its subscriber");
+        assert_eq!((queued_bytes, offline_bytes), (self.queued_bytes, self.offline_bytes));
+        assert!(self.store != StoreState::Failed || self.sessions.offline_len() == 0);
     }
 }

@@ -17,11 +17,17 @@ pub mod commit_gate;
 mod connections;
 mod deadlines;
 mod dispatch;
+mod durability;
 mod ingest;
 mod invariants;
 mod notices;
+pub mod rates;
 mod refusals;
+pub mod retained;
+mod retaining;
 mod routing;
+mod session_life;
+mod sessions;
 mod subscribing;
 pub mod subscription_tree;
 
@@ -35,20 +41,23 @@ use crate::{
     byte_queue::ByteQueue,
     clock::{Mono, Now, Wall},
     identity::{DeviceGrants, Identity},
-    ids::{ConnId, IdentityId, Seq},
+    ids::{ConnId, IdentityId, Seq, SessionSlot},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, encode},
-    session::{Batch, CloseReason, Terms},
+    session::{Batch, CloseReason, Session, Terms, durable::Recovered},
 };
 
 use access::IdentityTable;
 use commit_gate::{CommitGate, Ticket};
 use connections::{Connection, Connections, Phase};
 use deadlines::Deadlines;
+use durability::Durability;
 use notices::Notices;
 use refusals::Refusals;
+use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
-use subscription_tree::{Subscriber, SubscriptionTree};
+use sessions::Sessions;
+use subscription_tree::SubscriptionTree;
 
 /// How long a connection without CONNECT is safe from making room for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -64,6 +73,9 @@ enum Deadline {
     Packet(ConnId),
     Silence(ConnId),
     Wait(ConnId),
+    SessionEnd(SessionSlot),
+    Will(SessionSlot),
+    Retained,
 }
 
 /// Whether the store takes batches.
@@ -99,6 +111,21 @@ pub struct Counters {
     pub messages_dropped: u64,
     /// Messages whose time was over before they could be sent.
     pub messages_expired: u64,
+    /// Messages that could not be retained for want of room.
+    pub retained_refused: u64,
+}
+
+/// What a broker begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// Who may come in.
+    pub identities: Vec<Identity>,
+    /// The rights of devices beyond the device API.
+    pub grants: DeviceGrants,
+    /// What the store holds.
+    pub recovered: Recovered,
+    /// Makes assigned client ids unguessable.
+    pub seed: u64,
 }
 
 /// The broker's core; see the module's text for how it is driven.
@@ -132,23 +159,22 @@ pub struct Broker {
     to_route: VecDeque<Routed>,
     /// What devices sent, for local clients, until it is on disk.
     announcements: VecDeque<Announcement>,
+    sessions: Sessions,
+    retained: RetainedMessages,
+    durability: Durability,
     /// Bytes of messages that wait for all connections together.
     queued_bytes: usize,
-    matches: Vec<(Subscriber, Terms)>,
+    /// Bytes of messages that wait for sessions without a connection.
+    offline_bytes: usize,
+    matches: Vec<(SessionSlot, Terms)>,
     encoded_publish: Encoded,
 }
 
 impl Broker {
-    /// A broker over a journal whose last reading is `last_seq`; `grants` are the rights of devices beyond the device
-    /// API, and `seed` makes assigned client ids unguessable.
-    pub fn new(
-        limits: Limits,
-        identities: Vec<Identity>,
-        grants: DeviceGrants,
-        last_seq: Seq,
-        seed: u64,
-    ) -> Self {
-        Self {
+    /// A broker that goes on from `start`.
+    pub fn new(limits: Limits, start: Start, now: Now) -> Self {
+        let Start { identities, grants, recovered, seed } = start;
+        let mut broker = Self {
             limits,
             connections: Connections::default(),
             identities: IdentityTable::new(identities),
@@ -157,7 +183,7 @@ impl Broker {
             store: StoreState::Ready,
             batch: Batch::default(),
             batch_bytes: 0,
-            next_seq: last_seq.next(),
+            next_seq: recovered.last_seq.next(),
             committing: 0,
             commit_due: false,
             seen_due: false,
@@ -175,10 +201,16 @@ impl Broker {
             subscriptions: SubscriptionTree::default(),
             to_route: VecDeque::new(),
             announcements: VecDeque::new(),
+            sessions: Sessions::default(),
+            retained: RetainedMessages::default(),
+            durability: Durability::default(),
             queued_bytes: 0,
+            offline_bytes: 0,
             matches: Vec::new(),
             encoded_publish: Encoded::default(),
-        }
+        };
+        broker.adopt(recovered, now);
+        broker
     }
 
     // ---- getters ----------------------------------------------------------------------------------------
@@ -196,6 +228,11 @@ impl Broker {
     /// Devices and local clients in the registry.
     pub fn identity_count(&self) -> usize {
         self.identities.count()
+    }
+
+    /// Whether the life of anything on disk is running out, so that it is worth noting how time goes by.
+    pub fn counts_time(&self) -> bool {
+        self.sessions.offline_len() > 0 || self.retained.next_expiry().is_some()
     }
 
     /// Whether the store takes readings.
@@ -232,16 +269,21 @@ impl Broker {
         match &connection.phase {
             Phase::Waiting | Phase::Closing => false,
             Phase::AwaitingConnect | Phase::Waited => self.may_read(connection),
-            Phase::Active(session) => {
-                let only_publishes = !session.rights.is_device() && session.outgoing.is_idle();
-                self.may_read(connection) && !(only_publishes && self.is_memory_short())
+            Phase::Active(client) => {
+                let only_publishes = || {
+                    self.sessions
+                        .get(client.session)
+                        .is_some_and(|session| !session.rights.is_device() && session.outgoing.is_idle())
+                };
+                self.may_read(connection) && !(self.is_memory_short() && only_publishes())
             }
         }
     }
 
     /// Whether the batch has reached a bound: nothing more is read until it is committed.
     pub fn is_commit_urgent(&self) -> bool {
-        self.batch.records.len() + self.batch.quarantined.len() >= self.limits.commit_records as usize
+        self.batch.records.len() + self.batch.quarantined.len() + self.batch.changes.len()
+            >= self.limits.commit_records as usize
             || self.batch_bytes >= self.limits.commit_bytes as usize
     }
 
@@ -293,6 +335,7 @@ impl Broker {
     /// The socket of `conn` took bytes of its output: more of what waits for it may follow.
     pub fn handle_written(&mut self, conn: ConnId, now: Now) {
         self.pump(conn, now);
+        self.route_pending(now);
         self.check_invariants();
     }
 
@@ -309,8 +352,11 @@ impl Broker {
 
     /// The registry was changed by somebody: connections that lost their right are closed.
     pub fn handle_registry(&mut self, identities: Vec<Identity>, now: Now) {
-        for conn in self.identities.replace(identities) {
-            self.close(conn, CloseReason::CredentialsChanged, now);
+        for (identity, connections) in self.identities.replace(identities) {
+            for conn in connections {
+                self.close(conn, CloseReason::CredentialsChanged, now);
+            }
+            self.end_offline_sessions(identity, now);
         }
         self.route_pending(now);
         self.check_invariants();
@@ -327,9 +373,10 @@ impl Broker {
         self.counters.readings_stored += self.committing as u64;
         self.release_announcements(through);
         let released: Vec<_> = self.gate.release(through).collect();
-        for ack in released {
-            self.on_released(ack, now);
+        for answer in released {
+            self.on_released(answer, now);
         }
+        self.release_deliveries(through, now);
         self.route_pending(now);
         self.check_invariants();
     }
@@ -344,19 +391,24 @@ impl Broker {
         self.commit_due = false;
         self.announcements.clear();
         self.deadlines.cancel(Deadline::Commit);
-        let cut_off: BTreeSet<ConnId> = self.gate.give_up().map(|ack| ack.conn).collect();
+        let mut cut_off: BTreeSet<ConnId> = self.gate.give_up().map(|held| held.conn).collect();
+        let durable = |(_, session): (_, &Session)| session.conn.filter(|_| session.durable.is_some());
+        cut_off.extend(self.sessions.iter().filter_map(durable));
         for conn in cut_off {
             self.close(conn, CloseReason::StoreFailed, now);
         }
+        self.forget_everything_durable(now);
         self.route_pending(now);
         self.check_invariants();
     }
 
-    /// The store was opened again and passed its checks; its last reading is `last_seq`.
-    pub fn handle_store_ready(&mut self, last_seq: Seq) {
+    /// The store was opened again and passed its checks, and this is what it holds.
+    pub fn handle_store_ready(&mut self, recovered: Recovered, now: Now) {
         assert_eq!(self.store, StoreState::Failed, "the store became ready without having failed");
         self.store = StoreState::Ready;
-        self.next_seq = last_seq.next();
+        self.next_seq = recovered.last_seq.next();
+        self.adopt(recovered, now);
+        self.check_invariants();
     }
 
     /// What is not yet on disk is due now: the broker is about to stop.
@@ -388,6 +440,9 @@ impl Broker {
                 Deadline::Packet(conn) => self.close(conn, CloseReason::PacketTimeout, now),
                 Deadline::Silence(conn) => self.on_silence(conn, now),
                 Deadline::Wait(conn) => self.on_wait_over(conn, now),
+                Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
+                Deadline::Will(slot) => self.on_will_due(slot, now),
+                Deadline::Retained => self.on_retained_expired(now),
             }
         }
         self.route_pending(now);
@@ -399,7 +454,8 @@ impl Broker {
     /// The batch to make durable in one transaction, if one is due; then call `handle_committed` with the ticket,
     /// or `handle_commit_failed`.
     pub fn poll_commit(&mut self) -> Option<(Ticket, Batch)> {
-        let due = self.commit_due || self.gate.held() > 0 || self.is_commit_urgent();
+        let is_awaited = self.gate.held() > 0 || self.durability.is_awaited();
+        let due = self.commit_due || is_awaited || self.is_commit_urgent();
         if !due || self.batch.is_empty() || self.store != StoreState::Ready {
             return None;
         }
@@ -485,8 +541,8 @@ impl Broker {
 
     fn on_silence(&mut self, conn: ConnId, now: Now) {
         let Some(connection) = self.connections.get(conn) else { return };
-        let Phase::Active(session) = &connection.phase else { return };
-        let gone_at = connection.last_packet + session.silence_max;
+        let Phase::Active(client) = &connection.phase else { return };
+        let gone_at = connection.last_packet + client.silence_max;
         if gone_at <= now.mono {
             self.close(conn, CloseReason::KeepAliveTimeout, now);
         } else {

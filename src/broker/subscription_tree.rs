@@ -3,22 +3,22 @@
 //!
 //! Iterative throughout: a filter of many levels costs memory, never stack.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+};
 
 use crate::{
+    ids::SessionSlot,
     mqtt::{TopicFilter, TopicName},
     session::Terms,
 };
-
-/// Who subscribes: the slot of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Subscriber(pub u32);
 
 /// The members of one shared subscription, who take turns. [§4.8.2]
 #[derive(Debug)]
 pub struct Group {
     filter: Arc<str>,
-    members: Vec<(Subscriber, Terms)>,
+    members: Vec<(SessionSlot, Terms)>,
     /// Whose turn is next.
     next: usize,
 }
@@ -38,11 +38,18 @@ struct Node {
 /// The levels that follow one node, by name. Most nodes have one or none, and a map for one costs ten times the child.
 #[derive(Debug, Default)]
 #[expect(clippy::box_collection, reason = "the box makes every node smaller, and few nodes have the map")]
-enum Children {
+pub(super) enum Children {
     #[default]
     None,
     One(Box<str>, u32),
     Many(Box<BTreeMap<Box<str>, u32>>),
+}
+
+/// Children by name, in the order of their names.
+#[derive(Debug)]
+pub(super) enum ChildrenIter<'a> {
+    One(Option<(&'a str, u32)>),
+    Many(btree_map::Iter<'a, Box<str>, u32>),
 }
 
 /// Those whose filter ends at one place; at most places none does, which costs a pointer.
@@ -52,7 +59,7 @@ struct Ends(Option<Box<Parties>>);
 #[derive(Debug, Default)]
 struct Parties {
     /// Sorted, so that many of them are found fast.
-    plain: Vec<(Subscriber, Terms)>,
+    plain: Vec<(SessionSlot, Terms)>,
     groups: Vec<Group>,
 }
 
@@ -84,8 +91,8 @@ impl Group {
     /// The next member in turn that `takes` accepts; the turn passes to the one after it.
     pub fn next_member(
         &mut self,
-        mut takes: impl FnMut(Subscriber, &Terms) -> bool,
-    ) -> Option<(Subscriber, Terms)> {
+        mut takes: impl FnMut(SessionSlot, &Terms) -> bool,
+    ) -> Option<(SessionSlot, Terms)> {
         let count = self.members.len();
         let chosen = (0..count).map(|step| (self.next + step) % count).find(|at| {
             let (subscriber, terms) = &self.members[*at];
@@ -96,7 +103,12 @@ impl Group {
     }
 
     /// Gives back whether the member is new; it comes after the others.
-    fn insert(&mut self, subscriber: Subscriber, terms: Terms) -> bool {
+    /// Whether there is a member that `takes`.
+    pub fn any_member(&self, takes: impl Fn(SessionSlot) -> bool) -> bool {
+        self.members.iter().any(|(member, _)| takes(*member))
+    }
+
+    fn insert(&mut self, subscriber: SessionSlot, terms: Terms) -> bool {
         match self.members.iter_mut().find(|(other, _)| *other == subscriber) {
             Some((_, before)) => {
                 *before = terms;
@@ -110,7 +122,7 @@ impl Group {
     }
 
     /// Gives back whether the member was there; the turn stays with whoever has it, or passes on if it was theirs.
-    fn remove(&mut self, subscriber: Subscriber) -> bool {
+    fn remove(&mut self, subscriber: SessionSlot) -> bool {
         let Some(at) = self.members.iter().position(|(other, _)| *other == subscriber) else { return false };
         self.members.remove(at);
         self.next -= usize::from(at < self.next);
@@ -122,7 +134,7 @@ impl Group {
 }
 
 impl Children {
-    fn get(&self, level: &str) -> Option<u32> {
+    pub(super) fn get(&self, level: &str) -> Option<u32> {
         match self {
             Self::None => None,
             Self::One(name, child) => (**name == *level).then_some(*child),
@@ -130,8 +142,16 @@ impl Children {
         }
     }
 
+    pub(super) fn iter(&self) -> ChildrenIter<'_> {
+        match self {
+            Self::None => ChildrenIter::One(None),
+            Self::One(name, child) => ChildrenIter::One(Some((name, *child))),
+            Self::Many(children) => ChildrenIter::Many(children.iter()),
+        }
+    }
+
     /// Adds a child that is not there yet.
-    fn insert(&mut self, level: &str, child: u32) {
+    pub(super) fn insert(&mut self, level: &str, child: u32) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(level.into(), child),
             Self::One(name, other) => {
@@ -144,7 +164,7 @@ impl Children {
         };
     }
 
-    fn remove(&mut self, level: &str) {
+    pub(super) fn remove(&mut self, level: &str) {
         if let Self::Many(children) = self {
             children.remove(level);
             if children.len() > 1 {
@@ -156,13 +176,24 @@ impl Children {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::None)
     }
 }
 
+impl<'a> Iterator for ChildrenIter<'a> {
+    type Item = (&'a str, u32);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::One(child) => child.take(),
+            Self::Many(children) => children.next().map(|(name, child)| (&**name, *child)),
+        }
+    }
+}
+
 impl Ends {
-    fn plain(&self) -> &[(Subscriber, Terms)] {
+    fn plain(&self) -> &[(SessionSlot, Terms)] {
         self.0.as_ref().map_or(&[], |parties| &parties.plain)
     }
 
@@ -182,7 +213,7 @@ impl Ends {
         self.0.is_none()
     }
 
-    fn insert(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber, terms: Terms) -> bool {
+    fn insert(&mut self, filter: TopicFilter<'_>, subscriber: SessionSlot, terms: Terms) -> bool {
         if filter.share().is_none() {
             return self.0.get_or_insert_default().insert_plain(subscriber, terms);
         }
@@ -194,7 +225,7 @@ impl Ends {
         true
     }
 
-    fn remove(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber) -> bool {
+    fn remove(&mut self, filter: TopicFilter<'_>, subscriber: SessionSlot) -> bool {
         let Some(parties) = &mut self.0 else { return false };
         let was_there = if filter.share().is_none() {
             parties.remove_plain(subscriber)
@@ -209,7 +240,7 @@ impl Ends {
 }
 
 impl Parties {
-    fn insert_plain(&mut self, subscriber: Subscriber, terms: Terms) -> bool {
+    fn insert_plain(&mut self, subscriber: SessionSlot, terms: Terms) -> bool {
         match self.plain.binary_search_by_key(&subscriber, |(other, _)| *other) {
             Ok(at) => {
                 self.plain[at].1 = terms;
@@ -226,12 +257,12 @@ impl Parties {
         }
     }
 
-    fn remove_plain(&mut self, subscriber: Subscriber) -> bool {
+    fn remove_plain(&mut self, subscriber: SessionSlot) -> bool {
         let found = self.plain.binary_search_by_key(&subscriber, |(other, _)| *other);
         found.map(|at| self.plain.remove(at)).is_ok()
     }
 
-    fn remove_from_group(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber) -> bool {
+    fn remove_from_group(&mut self, filter: TopicFilter<'_>, subscriber: SessionSlot) -> bool {
         let Some(at) = self.groups.iter().position(|group| *group.filter == *filter.as_str()) else {
             return false;
         };
@@ -245,7 +276,7 @@ impl Parties {
 
 impl SubscriptionTree {
     /// Adds a subscription, or replaces the terms of the one with the same filter; gives back whether it is new.
-    pub fn insert(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber, terms: Terms) -> bool {
+    pub fn insert(&mut self, filter: TopicFilter<'_>, subscriber: SessionSlot, terms: Terms) -> bool {
         let mut at = ROOT;
         let mut ends_with_rest = false;
         for level in plain(filter).levels() {
@@ -262,7 +293,7 @@ impl SubscriptionTree {
     }
 
     /// Takes a subscription away; gives back whether it was there.
-    pub fn remove(&mut self, filter: TopicFilter<'_>, subscriber: Subscriber) -> bool {
+    pub fn remove(&mut self, filter: TopicFilter<'_>, subscriber: SessionSlot) -> bool {
         let Some(ends) = self.ends_mut(filter) else { return false };
         if !ends.remove(filter, subscriber) {
             return false;
@@ -273,7 +304,7 @@ impl SubscriptionTree {
     }
 
     /// Calls `found` for each plain subscription that `topic` matches; overlapping ones of one subscriber each count.
-    pub fn for_each(&mut self, topic: TopicName<'_>, mut found: impl FnMut(Subscriber, &Terms)) {
+    pub fn for_each(&mut self, topic: TopicName<'_>, mut found: impl FnMut(SessionSlot, &Terms)) {
         self.walk(topic, |ends| {
             for (subscriber, terms) in ends.plain() {
                 found(*subscriber, terms);

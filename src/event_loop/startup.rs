@@ -6,7 +6,7 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use crate::{
-    broker::Broker,
+    broker::{Broker, Start},
     clock::Now,
     identity::DeviceGrants,
     limits::Limits,
@@ -25,7 +25,7 @@ use crate::{
 
 use super::{
     CLOCK, CLOCK_CHECK, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, OnStored, REGISTRY,
-    RegistryCheck, SIGNALS, Watchdog,
+    RUNNING_NOTE, RegistryCheck, SIGNALS, Watchdog,
 };
 
 /// Where forebay keeps its files, where it listens, and within which bounds.
@@ -117,13 +117,13 @@ impl EventLoop {
         let registry = Registry::open(&data_dir, &options)?;
         let buffer =
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
-        let broker = Broker::new(
-            setup.limits,
-            registry.identities()?,
-            setup.device_grants,
-            buffer.last_seq(),
-            seed()?,
-        );
+        let start = Start {
+            identities: registry.identities()?,
+            grants: setup.device_grants,
+            recovered: buffer.recover()?,
+            seed: seed()?,
+        };
+        let broker = Broker::new(setup.limits, start, now);
         let tls = match &setup.certificate {
             Some(files) => Some(tls::load_server_config(&files.certificate, &files.key)?),
             None => None,
@@ -136,6 +136,7 @@ impl EventLoop {
             events: Events::with_capacity(EVENTS_PER_TURN),
             clock_watch: watch_clock(&poll),
             clock_check: Some(now.mono + CLOCK_CHECK),
+            running_note: now.mono + RUNNING_NOTE,
             registry_watch: watch_registry(&poll, &data_dir),
             registry_check: RegistryCheck::default(),
             signals,

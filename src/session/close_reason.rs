@@ -41,8 +41,6 @@ pub enum CloseReason {
     KeepAliveTimeout,
     /// The packet's header announced more than `packet_bytes`, or `connect_bytes` for a CONNECT.
     PacketTooLarge,
-    /// A PUBLISH with RETAIN, which the CONNACK ruled out. [MQTT-3.2.2-14]
-    RetainNotSupported,
     /// An acknowledgement of another kind than its message calls for. [§4.3]
     AnswerOutOfPlace,
     /// More waits for it than may: what is lost it learns by starting anew. [§4.1.0]
@@ -110,7 +108,6 @@ impl CloseReason {
             Self::PacketTimeout => ReasonCode::MalformedPacket,
             Self::KeepAliveTimeout => ReasonCode::KeepAliveTimeout,
             Self::PacketTooLarge | Self::TooManyUserProperties => ReasonCode::PacketTooLarge,
-            Self::RetainNotSupported => ReasonCode::RetainNotSupported,
             Self::QueueFull => ReasonCode::QuotaExceeded,
             Self::ReceiveMaximumExceeded => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAliasInvalid => ReasonCode::TopicAliasInvalid,
@@ -127,6 +124,12 @@ impl CloseReason {
     /// Whether the client's will is to be published. [MQTT-3.1.2-8]
     pub fn publishes_will(self) -> bool {
         self != Self::Disconnected
+    }
+
+    /// Whether the session ends with the connection, however long it was to live: the client is to learn that it lost
+    /// something, or has lost its rights.
+    pub fn ends_session(self) -> bool {
+        matches!(self, Self::QueueFull | Self::CredentialsChanged)
     }
 
     /// Whether a person should hear of it: somebody did something that will not work.
@@ -160,7 +163,6 @@ impl CloseReason {
             Self::PacketTimeout => "packet timeout",
             Self::KeepAliveTimeout => "keep-alive timeout",
             Self::PacketTooLarge => "packet too large",
-            Self::RetainNotSupported => "retain not supported",
             Self::AnswerOutOfPlace => "answer out of place",
             Self::QueueFull => "queue full",
             Self::ReceiveMaximumExceeded => "receive maximum exceeded",
@@ -203,7 +205,6 @@ impl fmt::Display for CloseReason {
             Self::ConnectTimeout => f.write_str("no CONNECT arrived in time"),
             Self::PacketTimeout => f.write_str("a packet was begun and not finished in time"),
             Self::KeepAliveTimeout => f.write_str("nothing heard for one and a half keep-alives"),
-            Self::RetainNotSupported => f.write_str("it published with RETAIN, which is not offered"),
             Self::AnswerOutOfPlace => f.write_str("it acknowledged a message as if it had another QoS"),
             Self::QueueFull => f.write_str("it does not keep up: more messages wait for it than may"),
             Self::TopicNotAllowed => f.write_str("it published to a topic it has no right to"),

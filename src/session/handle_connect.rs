@@ -6,14 +6,17 @@ use std::{
 };
 
 use crate::{
+    clock::Mono,
     device_api::topics::{self, DeviceTopic},
     identity::{DeviceGrants, Identity},
+    ids::SessionSlot,
     limits::Limits,
     mqtt::{Connect, PropertiesBuf, Property, ProtocolVersion},
 };
 
 use super::{
-    AccessRights, CloseReason, Message, Outgoing, Refusal, Session, Will, message, properties_fit, topic_fits,
+    AccessRights, Client, CloseReason, EXPIRY_NEVER, Message, Outgoing, Refusal, Session, Will, message,
+    properties_fit, topic_fits,
 };
 
 /// Longest client id of version 3.1, in bytes. [MQTT 3.1 §3.1]
@@ -22,14 +25,20 @@ const CLIENT_ID_BYTES_MAX_V31: usize = 23;
 /// A client that may come in, and what it must be told about it.
 #[derive(Debug)]
 pub struct Admission {
-    /// The session it gets.
+    /// What it is; its session is yet to be given a slot.
+    pub client: Client,
+    /// The session it gets, unless it goes on with one it has. [§3.1.2.4]
     pub session: Session,
+    /// Whether it wants no earlier session. [MQTT-3.1.2-4 of 5.0]
+    pub clean_start: bool,
+    /// How many messages may be in flight to it.
+    pub window: u16,
     /// The broker chose its client id. [MQTT-3.2.2-16]
     assigned_client_id: bool,
     /// The keep-alive it must use instead of its own. [MQTT-3.1.2-21]
     server_keep_alive_s: Option<u16>,
-    /// It asked for a session that outlives the connection; there is none to have.
-    session_expiry_refused: bool,
+    /// It asked for a session that lives longer than it may. [§3.2.2.3.2]
+    session_expiry_lowered: bool,
 }
 
 /// Why a CONNECT ends the connection.
@@ -104,29 +113,42 @@ pub fn admit(
         "" => assigned().into(),
         given => given.into(),
     };
+    let window = window(connect, limits);
+    let mut session = Session {
+        identity: identity.id,
+        name: identity.name.clone(),
+        rights,
+        client_id,
+        conn: None,
+        offline_since: Mono(0),
+        durable: None,
+        expiry_s: 0,
+        unreleased: BTreeSet::new(),
+        subscriptions: BTreeSet::new(),
+        outgoing: Outgoing::new(window),
+        will: will.map(Box::new),
+    };
+    let asked_s = expiry_s(connect);
+    session.expiry_s = asked_s.min(session.expiry_max_s(limits));
     Ok(Admission {
-        session: Session {
+        client: Client {
             version: connect.version,
-            identity: identity.id,
-            name: identity.name.clone(),
-            rights,
-            client_id,
+            session: SessionSlot(u32::MAX),
             silence_max: Duration::from_millis(u64::from(keep_alive_s) * 1500),
             unanswered: 0,
             unanswered_qos1: 0,
-            unreleased: BTreeSet::new(),
             aliases: Vec::new(),
             given_aliases: BTreeMap::new(),
             given_aliases_max: given_aliases_max(connect, limits),
-            subscriptions: BTreeSet::new(),
-            outgoing: Outgoing::new(window(connect, limits)),
             answer_bytes_max: connect.properties.maximum_packet_size_bytes().unwrap_or(u32::MAX),
             wants_reason_strings: v5 && connect.properties.request_problem_information() != Some(false),
-            will: will.map(Box::new),
         },
+        clean_start: connect.clean,
+        window,
         assigned_client_id: connect.client_id.is_empty(),
         server_keep_alive_s: (v5 && keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
-        session_expiry_refused: connect.properties.session_expiry_interval_s().is_some_and(|s| s > 0),
+        session_expiry_lowered: v5 && session.expiry_s != asked_s,
+        session,
     })
 }
 
@@ -134,14 +156,13 @@ impl Admission {
     /// What CONNACK tells a version 5 client about the terms. [§3.2.2.3]
     pub fn connack_properties(&self, limits: &Limits) -> PropertiesBuf {
         let mut properties = PropertiesBuf::new();
-        if self.session.version != ProtocolVersion::V5 {
+        if self.client.version != ProtocolVersion::V5 {
             return properties;
         }
-        if self.session_expiry_refused {
-            properties.push(Property::SessionExpiryInterval(0));
+        if self.session_expiry_lowered {
+            properties.push(Property::SessionExpiryInterval(self.session.expiry_s));
         }
         properties.push(Property::ReceiveMaximum(u16::try_from(limits.receive_maximum).unwrap_or(u16::MAX)));
-        properties.push(Property::RetainAvailable(false));
         properties.push(Property::MaximumPacketSize(self.session.packet_bytes_max(limits)));
         if self.assigned_client_id {
             properties.push(Property::AssignedClientIdentifier(&self.session.client_id));
@@ -164,6 +185,16 @@ fn keep_alive_s(connect: &Connect<'_>, limits: &Limits) -> u16 {
         (0, _) => max,
         (own, ProtocolVersion::V5) => own.min(max),
         (own, _) => own,
+    }
+}
+
+/// How long the session is asked to outlive the connection. Before version 5 a session that is not clean lives until it
+/// is replaced. [MQTT-3.1.2-4], [§3.1.2.11.2]
+fn expiry_s(connect: &Connect<'_>) -> u32 {
+    match connect.version {
+        ProtocolVersion::V5 => connect.properties.session_expiry_interval_s().unwrap_or(0),
+        _ if connect.clean => 0,
+        _ => EXPIRY_NEVER,
     }
 }
 
@@ -190,10 +221,6 @@ fn admit_will(
     let is_telemetry = rights.is_device() && topics::classify(will.topic.as_str()) == DeviceTopic::Telemetry;
     if !is_telemetry && !rights.may_publish(will.topic) {
         return Err(Refusal::WillTopic.into());
-    }
-    // Telemetry is stored, whatever RETAIN says; other messages would have to be retained, and the CONNACK says no.
-    if will.retain && !is_telemetry && connect.version == ProtocolVersion::V5 {
-        return Err(Refusal::WillRetain.into());
     }
     Ok(Some(Will {
         message: Message::of_will(will),

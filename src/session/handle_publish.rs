@@ -9,7 +9,7 @@ use crate::{
     mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName},
 };
 
-use super::{CloseReason, Session, properties_fit, topic_fits};
+use super::{Client, CloseReason, Session, properties_fit, topic_fits};
 
 /// What becomes of a PUBLISH.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,8 +59,14 @@ pub fn take_alias(
     Ok(None)
 }
 
-/// Judges a PUBLISH of `session` to `topic`.
-pub fn judge(publish: &Publish<'_>, topic: TopicName<'_>, session: &Session, limits: &Limits) -> Verdict {
+/// Judges a PUBLISH of `client` to `topic`.
+pub fn judge(
+    publish: &Publish<'_>,
+    topic: TopicName<'_>,
+    client: &Client,
+    session: &Session,
+    limits: &Limits,
+) -> Verdict {
     if !publish.properties.is_empty() {
         if publish.properties.subscription_identifiers().next().is_some() {
             return Verdict::Close(CloseReason::SubscriptionIdentifierInPublish);
@@ -72,7 +78,7 @@ pub fn judge(publish: &Publish<'_>, topic: TopicName<'_>, session: &Session, lim
     if publish.qos == QoS::ExactlyOnce && publish.packet_id.is_some_and(|id| is_unreleased(session, id)) {
         return Verdict::Repeat;
     }
-    if exceeds_receive_maximum(publish, session, limits) {
+    if exceeds_receive_maximum(publish, client, session, limits) {
         return Verdict::Close(CloseReason::ReceiveMaximumExceeded);
     }
     if !topic_fits(topic, limits) {
@@ -83,7 +89,7 @@ pub fn judge(publish: &Publish<'_>, topic: TopicName<'_>, session: &Session, lim
         DeviceTopic::UnknownHubTopic if session.rights.is_device() => {
             Verdict::Answer(ReasonCode::TopicNameInvalid)
         }
-        _ => judge_ordinary(publish, topic, session),
+        _ => judge_ordinary(topic, client.version, session),
     }
 }
 
@@ -95,15 +101,12 @@ pub fn judge_telemetry(payload: &[u8]) -> Verdict {
     }
 }
 
-fn judge_ordinary(publish: &Publish<'_>, topic: TopicName<'_>, session: &Session) -> Verdict {
-    let v5 = session.version == ProtocolVersion::V5;
-    match (session.rights.may_publish(topic), v5) {
-        // Version 5 was told that nothing is retained; before it RETAIN is one message's flag and no more.
-        (true, true) if publish.retain => Verdict::Close(CloseReason::RetainNotSupported),
+fn judge_ordinary(topic: TopicName<'_>, version: ProtocolVersion, session: &Session) -> Verdict {
+    match (session.rights.may_publish(topic), version) {
         (true, _) => Verdict::Route,
-        (false, true) => Verdict::Answer(ReasonCode::NotAuthorized),
+        (false, ProtocolVersion::V5) => Verdict::Answer(ReasonCode::NotAuthorized),
         // Before version 5 there is no way to say no but to close. [MQTT-3.3.5-2]
-        (false, false) => Verdict::Close(CloseReason::TopicNotAllowed),
+        (false, _) => Verdict::Close(CloseReason::TopicNotAllowed),
     }
 }
 
@@ -112,11 +115,18 @@ fn is_unreleased(session: &Session, packet_id: PacketId) -> bool {
 }
 
 /// Only version 5 clients were told a Receive Maximum; identifiers of QoS 2 are kept for any, and bounded for any.
-fn exceeds_receive_maximum(publish: &Publish<'_>, session: &Session, limits: &Limits) -> bool {
+fn exceeds_receive_maximum(
+    publish: &Publish<'_>,
+    client: &Client,
+    session: &Session,
+    limits: &Limits,
+) -> bool {
     let max = limits.receive_maximum as usize;
     match publish.qos {
         QoS::AtMostOnce => false,
-        _ if session.version == ProtocolVersion::V5 => session.incoming_in_flight() >= max,
+        _ if client.version == ProtocolVersion::V5 => {
+            client.unanswered_qos1 as usize + session.unreleased.len() >= max
+        }
         QoS::AtLeastOnce => false,
         QoS::ExactlyOnce => session.unreleased.len() >= max,
     }

@@ -3,7 +3,9 @@
 use crate::{
     device_api::topics,
     limits::Limits,
-    mqtt::{Properties, ProtocolVersion, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe},
+    mqtt::{
+        Properties, ProtocolVersion, QoS, ReasonCode, RetainHandling, Subscribe, TopicFilter, Unsubscribe,
+    },
 };
 
 use super::{CloseReason, Session, filter_fits, properties_fit};
@@ -44,6 +46,17 @@ pub fn judge_filter(filter: TopicFilter<'_>, qos: QoS, session: &Session, limits
         QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
         QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
     }
+}
+
+/// Whether the retained messages that match `filter` are wanted now. [MQTT-3.3.1-9..11 of 5.0] A shared subscription gets
+/// none. [§4.8.2]
+pub fn wants_retained(filter: TopicFilter<'_>, handling: RetainHandling, is_new: bool) -> bool {
+    filter.share().is_none()
+        && match handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => is_new,
+            RetainHandling::DoNotSend => false,
+        }
 }
 
 /// What UNSUBACK carries: one code per filter, and before version 5 none. [MQTT-3.11.3-1]

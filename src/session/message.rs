@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     clock::Mono,
-    ids::ConnId,
-    mqtt::{Properties, PropertiesBuf, Property, Publish, QoS, TopicName, Will},
+    ids::SessionSlot,
+    mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyPlace, Publish, QoS, TopicName, Will},
 };
 
 /// What a message costs in memory beside its topic, payload and properties.
@@ -25,8 +25,8 @@ pub struct Message {
     pub retain: bool,
     /// From here on nobody is sent it any more. [MQTT-3.3.2-5 of 5.0]
     expires: Option<Mono>,
-    /// The connection that published it, for No Local; none for a will and for what the broker itself says.
-    pub publisher: Option<ConnId>,
+    /// The session that published it, for No Local; none for a will and for what the broker itself says.
+    pub publisher: Option<SessionSlot>,
 }
 
 impl Message {
@@ -44,7 +44,7 @@ impl Message {
     }
 
     /// What `publish`, received `now` from `publisher`, asks to be forwarded; `topic` is what its alias stands for.
-    pub fn published(publish: &Publish<'_>, topic: TopicName<'_>, publisher: ConnId, now: Mono) -> Self {
+    pub fn published(publish: &Publish<'_>, topic: TopicName<'_>, publisher: SessionSlot, now: Mono) -> Self {
         Self {
             properties: forwarded(publish.properties),
             retain: publish.retain,
@@ -63,10 +63,36 @@ impl Message {
         }
     }
 
+    /// A message as the store kept it; none if these cannot be the parts of one.
+    ///
+    /// Its publisher is not known any more.
+    pub fn restored(
+        topic: &str,
+        payload: &[u8],
+        properties: &[u8],
+        qos: QoS,
+        retain: bool,
+        expires: Option<Mono>,
+    ) -> Option<Self> {
+        let place = PropertyPlace::Packet(PacketType::Publish);
+        let properties = Properties::validate(properties, place).ok()?;
+        let kept = forwarded(properties);
+        if kept.as_properties() != properties {
+            return None;
+        }
+        let topic = TopicName::parse(topic).ok()?;
+        Some(Self { properties: kept, retain, expires, ..Self::new(topic, payload, qos) })
+    }
+
     /// The same message with a life that ends `span` after `now`.
     pub fn living(mut self, span: Option<Duration>, now: Mono) -> Self {
         self.expires = span.map(|span| now + span);
         self
+    }
+
+    /// The same message, of nobody who is connected.
+    pub fn detached(&self) -> Self {
+        Self { publisher: None, ..self.clone() }
     }
 
     /// Where it was published.
@@ -82,6 +108,11 @@ impl Message {
     /// What is forwarded with it, message expiry apart.
     pub fn properties(&self) -> Properties<'_> {
         self.properties.as_properties()
+    }
+
+    /// When its time is over, if it ever is.
+    pub fn expires(&self) -> Option<Mono> {
+        self.expires
     }
 
     /// Whether its time is over.
@@ -163,5 +194,22 @@ mod tests {
         assert!(kept.as_properties().user_properties().eq([("b", "2"), ("a", "1")]));
         assert_eq!(kept.as_properties().content_type(), Some("text"));
         assert_eq!(kept.as_properties().iter().count(), 3);
+    }
+
+    #[test]
+    fn a_message_is_restored_from_its_parts_and_from_nothing_else() {
+        let mut properties = PropertiesBuf::new();
+        properties.push(Property::ContentType("text"));
+        properties.push(Property::UserProperty("a", "1"));
+        let properties = properties.as_properties().as_bytes();
+        let restored =
+            |topic, properties| Message::restored(topic, b"21", properties, QoS::AtLeastOnce, true, None);
+        let message = restored("a/b", properties).expect("sound");
+        assert_eq!((message.topic().as_str(), message.payload(), message.retain), ("a/b", &b"21"[..], true));
+        assert_eq!(message.properties().as_bytes(), properties);
+        assert_eq!(restored("a/+", properties), None, "a filter is no name");
+        assert_eq!(restored("", properties), None);
+        assert_eq!(restored("a", &properties[..properties.len() - 1]), None, "cut short");
+        assert_eq!(restored("a", b"\x23\0\x01"), None, "an alias is never kept");
     }
 }

@@ -9,6 +9,9 @@
 //!    address that guesses: Waiting
 //! ```
 //!
+//! [`Client`] is what lasts as long as the connection, [`Session`] what may outlive it. A session that was asked to
+//! outlive its connection is durable: it has a number on disk, and nothing that belongs to it leaves before it is there.
+//!
 //! `handle_connect`, `handle_publish` and `handle_subscribe` each hold the rules of the chapter they are named after.
 
 pub mod close_reason;
@@ -30,20 +33,45 @@ pub use rights::AccessRights;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use crate::{
-    ids::{DeviceName, IdentityId},
+    clock::Mono,
+    ids::{ConnId, DeviceName, IdentityId, SessionId, SessionSlot},
     limits::Limits,
     mqtt::{PacketId, Properties, ProtocolVersion, TopicFilter, TopicName},
 };
 
-/// A client that was let in.
+/// A client that was let in, for as long as its connection lasts.
 #[derive(Debug)]
-pub struct Session {
+pub struct Client {
     /// What it speaks.
     pub version: ProtocolVersion,
+    /// Its session.
+    pub session: SessionSlot,
+    /// Silence after which it is gone: one and a half keep-alives. [MQTT-3.1.2-24]
+    pub silence_max: Duration,
+    /// Answers it is owed that wait for a commit.
+    pub unanswered: u32,
+    /// Those of them that are PUBACKs.
+    pub unanswered_qos1: u32,
+    /// Topics its aliases stand for, by alias less one. [§3.3.2.3.4]
+    pub aliases: Vec<Option<Box<str>>>,
+    /// Aliases it was given for topics; never more than it takes.
+    pub given_aliases: BTreeMap<Box<str>, u16>,
+    /// How many aliases it takes. [§3.1.2.11.5]
+    pub given_aliases_max: u16,
+    /// Largest packet it takes, in bytes. [§3.1.2.11.4]
+    pub answer_bytes_max: u32,
+    /// Whether it takes reason strings and user properties on other packets than CONNACK, PUBLISH and DISCONNECT.
+    pub wants_reason_strings: bool,
+}
+
+/// What belongs to a client whether it is connected or not. [§4.1]
+#[derive(Debug)]
+pub struct Session {
     /// Whose token it has.
     pub identity: IdentityId,
     /// That identity's name.
@@ -51,32 +79,27 @@ pub struct Session {
     /// What it may publish and subscribe to.
     pub rights: AccessRights,
     /// Its client id, given or assigned; with `identity` the session's key.
-    pub client_id: Box<str>,
-    /// Silence after which it is gone: one and a half keep-alives. [MQTT-3.1.2-24]
-    pub silence_max: Duration,
-    /// Messages received whose PUBACK or PUBREC waits for a commit.
-    pub unanswered: u32,
-    /// Those of them that are of QoS 1.
-    pub unanswered_qos1: u32,
+    pub client_id: Arc<str>,
+    /// The connection it has at the moment.
+    pub conn: Option<ConnId>,
+    /// Since when it has none.
+    pub offline_since: Mono,
+    /// Its number on disk, if it is to outlive its connection.
+    pub durable: Option<SessionId>,
+    /// Seconds it outlives its connection; [`EXPIRY_NEVER`] stands for ever. [§3.1.2.11.2]
+    pub expiry_s: u32,
     /// QoS 2 messages received and not yet released. [MQTT-4.3.3-10 of 5.0]
     pub unreleased: BTreeSet<PacketId>,
-    /// Topics its aliases stand for, by alias less one. [§3.3.2.3.4]
-    pub aliases: Vec<Option<Box<str>>>,
-    /// Aliases it was given for topics; never more than it takes.
-    pub given_aliases: BTreeMap<Box<str>, u16>,
-    /// How many aliases it takes. [§3.1.2.11.5]
-    pub given_aliases_max: u16,
     /// What it subscribed to, as it wrote it.
     pub subscriptions: BTreeSet<Box<str>>,
-    /// What waits for it.
+    /// What waits for it, and what it was sent.
     pub outgoing: Outgoing,
-    /// Largest packet it takes, in bytes. [§3.1.2.11.4]
-    pub answer_bytes_max: u32,
-    /// Whether it takes reason strings and user properties on other packets than CONNACK, PUBLISH and DISCONNECT.
-    pub wants_reason_strings: bool,
-    /// What to publish should the connection end badly.
+    /// What to publish should the connection end badly, or once the time of that has come.
     pub will: Option<Box<Will>>,
 }
+
+/// The session expiry that stands for ever. [§3.1.2.11.2]
+pub const EXPIRY_NEVER: u32 = u32::MAX;
 
 /// A message left for the day the connection ends badly. [§3.1.2.5]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,9 +115,24 @@ pub struct Will {
 }
 
 impl Session {
-    /// QoS 1 and 2 messages received whose exchange is not over: what Receive Maximum bounds. [§3.3.4]
-    pub fn incoming_in_flight(&self) -> usize {
-        self.unanswered_qos1 as usize + self.unreleased.len()
+    /// How long it outlives its connection; none stands for ever.
+    pub fn expiry(&self) -> Option<Duration> {
+        (self.expiry_s != EXPIRY_NEVER).then(|| Duration::from_secs(self.expiry_s.into()))
+    }
+
+    /// Seconds it may outlive its connection at most.
+    pub fn expiry_max_s(&self, limits: &Limits) -> u32 {
+        if self.rights.is_device() { limits.device_session_expiry_s } else { limits.client_session_expiry_s }
+    }
+
+    /// How many sessions of its identity may exist without a connection.
+    pub fn offline_max(&self, limits: &Limits) -> usize {
+        let max = if self.rights.is_device() {
+            limits.device_offline_sessions
+        } else {
+            limits.client_offline_sessions
+        };
+        max as usize
     }
 
     /// Most subscriptions it may have.

@@ -25,8 +25,6 @@ pub enum Refusal {
     AuthenticationMethod,
     /// The will's topic is outside the device's rights.
     WillTopic,
-    /// The will is to be retained, which is not offered. [MQTT-3.2.2-13]
-    WillRetain,
     /// Protocol levels other than 3, 4 and 5. [MQTT-3.1.2-2]
     ProtocolLevel(u8),
     /// The store is not able to take readings.
@@ -42,11 +40,10 @@ impl Refusal {
                 ReasonCode::BadUserNameOrPassword
             }
             Self::AuthenticationMethod if v5 => ReasonCode::BadAuthenticationMethod,
-            Self::WillRetain if v5 => ReasonCode::RetainNotSupported,
             Self::UnknownToken | Self::EmptyToken | Self::PasswordOnly | Self::Anonymous => {
                 ReasonCode::NotAuthorized
             }
-            Self::AuthenticationMethod | Self::WillTopic | Self::WillRetain => ReasonCode::NotAuthorized,
+            Self::AuthenticationMethod | Self::WillTopic => ReasonCode::NotAuthorized,
             Self::ClientIdOnly | Self::EmptyClientIdWithoutClean | Self::ClientIdLength => {
                 ReasonCode::ClientIdentifierNotValid
             }
@@ -74,7 +71,6 @@ impl fmt::Display for Refusal {
             Self::ClientIdLength => "a version 3.1 client id must have 1 to 23 bytes",
             Self::AuthenticationMethod => "enhanced authentication is not offered",
             Self::WillTopic => "the will's topic is outside its rights",
-            Self::WillRetain => "a retained will is not offered",
             Self::ProtocolLevel(level) => {
                 return write!(f, "protocol level {level} is not spoken here; 3, 4 and 5 are");
             }

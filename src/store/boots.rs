@@ -1,11 +1,12 @@
 //! Which boot a row's time counts from, and where that boot lies in wall time.
 //!
-//! Rows hold milliseconds since boot. A boot's row here holds the offset to wall time; when the clock is set, that one
-//! row changes and every reading of the boot is right.
+//! Readings hold milliseconds since boot. A boot's row here holds the offset to wall time; when the clock is set, that one
+//! row changes and every reading of the boot is right. Sessions outlive boots: their times are running time, which goes
+//! on from boot to boot and stands still while the machine is off.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use crate::clock::ClockState;
+use crate::clock::{ClockState, Mono};
 
 /// The kernel's name for the time since it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,26 +28,74 @@ pub(super) struct Boot {
     pub(super) number: i64,
     /// What the journal says about its clock.
     pub(super) clock: ClockState,
+    /// The running time before it, in milliseconds: how long the machine is known to have run in earlier boots.
+    pub(super) age_ms: i64,
+}
+
+/// How the journal comes to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// The program starts, so many milliseconds after the boot began.
+    Start {
+        /// So many.
+        now_ms: i64,
+    },
+    /// After a failure, under the same boot, whatever the journal says: so no time can lie in its future.
+    Again {
+        /// The running time before that boot.
+        age_ms: i64,
+    },
+}
+
+impl Boot {
+    /// A time of this boot as the disk keeps it.
+    pub(super) fn running_ms(&self, time: Mono) -> i64 {
+        self.age_ms.saturating_add(time.as_millis())
+    }
+
+    /// A time from the disk; what lies before this boot is its beginning.
+    pub(super) fn mono(&self, running_ms: i64) -> Mono {
+        let since_boot_ms = u64::try_from(running_ms.saturating_sub(self.age_ms)).unwrap_or(0);
+        Mono(since_boot_ms.saturating_mul(1000))
+    }
 }
 
 /// Finds the row of this boot, or makes one, and notes the clock in it.
 ///
-/// A row is made anew if the last reading under the old one lies after `now_ms`: this is then another time since boot,
-/// as in a container with a time namespace of its own.
+/// A row is made anew if more time is known to have passed under the old one than has passed now: this is then another
+/// time since boot, as in a container with a time namespace of its own.
 pub(super) fn resume(
     transaction: &Transaction<'_>,
     id: &BootId,
-    now_ms: i64,
+    opening: Opening,
     clock: ClockState,
 ) -> rusqlite::Result<Boot> {
-    match latest(transaction, id)? {
-        Some(boot) if last_reading_ms(transaction, boot.number)?.is_none_or(|at_ms| at_ms <= now_ms) => {
-            let boot = Boot { clock: merge(boot.clock, clock), ..boot };
+    let newest = newest(transaction)?;
+    let same = newest.as_ref().filter(|row| !id.0.is_empty() && row.id == id.0);
+    let boot = match same {
+        Some(row) if opening.is_after(row.passed_ms) => {
+            let boot = Boot { clock: merge(row.boot.clock, clock), ..row.boot };
             note(transaction, boot)?;
-            Ok(boot)
+            boot
         }
-        _ => insert(transaction, id, clock),
+        _ => {
+            let known_ms = newest.map_or(0, |row| row.boot.age_ms.saturating_add(row.passed_ms));
+            insert(transaction, id, clock, opening.age_ms(known_ms))?
+        }
+    };
+    if let Opening::Start { now_ms } = opening {
+        note_passed(transaction, boot, now_ms)?;
     }
+    Ok(boot)
+}
+
+/// Notes that the boot has lasted so long; gives back whether there was a row.
+pub(super) fn note_passed(connection: &Connection, boot: Boot, passed_ms: i64) -> rusqlite::Result<bool> {
+    let changed = connection.execute(
+        "UPDATE boots SET seen_ms = max(seen_ms, ?2) WHERE boot = ?1",
+        params![boot.number, passed_ms],
+    )?;
+    Ok(changed == 1)
 }
 
 /// What is to be kept of the clock, given what is kept and what is heard.
@@ -68,20 +117,51 @@ pub(super) fn note(connection: &Connection, boot: Boot) -> rusqlite::Result<bool
     Ok(changed == 1)
 }
 
-/// The newest boot's row, if it is this boot's. Older rows of the same id are not looked for: the data directory has
-/// been on another machine since.
-fn latest(transaction: &Transaction<'_>, id: &BootId) -> rusqlite::Result<Option<Boot>> {
+impl Opening {
+    fn is_after(self, passed_ms: i64) -> bool {
+        match self {
+            Self::Start { now_ms } => passed_ms <= now_ms,
+            Self::Again { .. } => true,
+        }
+    }
+
+    fn age_ms(self, known_ms: i64) -> i64 {
+        match self {
+            Self::Start { .. } => known_ms,
+            Self::Again { age_ms } => age_ms,
+        }
+    }
+}
+
+/// A boot as the journal knows it.
+struct KnownBoot {
+    id: String,
+    boot: Boot,
+    /// How long it is known to have lasted.
+    passed_ms: i64,
+}
+
+/// The newest boot. Older rows of this boot's id are not looked for: the data directory has been on another machine
+/// since.
+fn newest(transaction: &Transaction<'_>) -> rusqlite::Result<Option<KnownBoot>> {
     let row = transaction
         .query_row(
-            "SELECT boot, boot_id, offset_ms, synchronised FROM boots ORDER BY boot DESC LIMIT 1",
+            "SELECT boot, boot_id, offset_ms, synchronised, age_ms, seen_ms FROM boots ORDER BY boot DESC LIMIT 1",
             [],
             |row| {
                 let clock = ClockState { offset_ms: row.get(2)?, synchronised: row.get(3)? };
-                Ok((row.get::<_, String>(1)?, Boot { number: row.get(0)?, clock }))
+                let boot = Boot { number: row.get(0)?, clock, age_ms: row.get(4)? };
+                Ok(KnownBoot { id: row.get(1)?, boot, passed_ms: row.get(5)? })
             },
         )
         .optional()?;
-    Ok(row.filter(|(kept, _)| !id.0.is_empty() && *kept == id.0).map(|(_, boot)| boot))
+    let Some(mut known) = row else { return Ok(None) };
+    let ended_ms: Option<i64> =
+        transaction.query_row("SELECT max(ended_ms) FROM sessions", [], |row| row.get(0))?;
+    let ended_ms = ended_ms.map(|ended_ms| ended_ms.saturating_sub(known.boot.age_ms));
+    let read_ms = last_reading_ms(transaction, known.boot.number)?;
+    known.passed_ms = known.passed_ms.max(ended_ms.unwrap_or(0)).max(read_ms.unwrap_or(0));
+    Ok(Some(known))
 }
 
 /// When the journal's last reading was received, if it is of `boot`; the newest boot's readings are always the last.
@@ -94,12 +174,17 @@ fn last_reading_ms(transaction: &Transaction<'_>, boot: i64) -> rusqlite::Result
     Ok(last.filter(|(of, _)| *of == boot).map(|(_, at_ms)| at_ms))
 }
 
-fn insert(transaction: &Transaction<'_>, id: &BootId, clock: ClockState) -> rusqlite::Result<Boot> {
+fn insert(
+    transaction: &Transaction<'_>,
+    id: &BootId,
+    clock: ClockState,
+    age_ms: i64,
+) -> rusqlite::Result<Boot> {
     transaction.execute(
-        "INSERT INTO boots (boot_id, offset_ms, synchronised) VALUES (?1, ?2, ?3)",
-        params![id.0, clock.offset_ms, clock.synchronised],
+        "INSERT INTO boots (boot_id, offset_ms, synchronised, age_ms) VALUES (?1, ?2, ?3, ?4)",
+        params![id.0, clock.offset_ms, clock.synchronised, age_ms],
     )?;
-    Ok(Boot { number: transaction.last_insert_rowid(), clock })
+    Ok(Boot { number: transaction.last_insert_rowid(), clock, age_ms })
 }
 
 #[cfg(test)]
@@ -120,7 +205,7 @@ mod tests {
 
     fn start(connection: &mut Connection, id: &str, now_ms: i64, clock: ClockState) -> Boot {
         let transaction = connection.transaction().expect("begun");
-        let boot = resume(&transaction, &BootId::new(id), now_ms, clock).expect("resumed");
+        let boot = resume(&transaction, &BootId::new(id), Opening::Start { now_ms }, clock).expect("resumed");
         transaction.commit().expect("committed");
         boot
     }

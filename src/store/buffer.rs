@@ -17,7 +17,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, hooks::Wal, params};
 
 use super::{
-    boots::{self, Boot, BootId},
+    boots::{self, Boot, BootId, Opening},
     checksum::JournalRow,
     data_dir::DataDir,
     error::{Attempt, StoreError},
@@ -25,13 +25,17 @@ use super::{
     health,
     journal_devices::{Fresh, JournalDevices},
     open::{self, StoreOptions, WAL_PAGES},
-    quarantine,
+    outbound::{self, Stretch},
+    placement::Placements,
+    quarantine, recovery,
     schema::JOURNAL,
+    sessions, settled,
 };
 use crate::{
-    clock::{ClockState, Now},
+    clock::{ClockState, Mono, Now},
     ids::Seq,
-    session::Batch,
+    record::{Outbound, Settlement},
+    session::{Batch, durable::Recovered},
 };
 
 /// How long the pages are looked over at a start: devices wait meanwhile.
@@ -39,7 +43,10 @@ const OPEN_CHECK_TIME: Duration = Duration::from_millis(500);
 /// How long the pages are looked over after a failure.
 const REOPEN_CHECK_TIME: Duration = Duration::from_secs(2);
 
-/// The journal of readings, open for writing; one per data directory, see [`DataDir::lock`].
+/// Statements kept compiled between commits: more than there are.
+const STATEMENTS_KEPT: usize = 64;
+
+/// The journal of readings and sessions, open for writing; one per data directory, see [`DataDir::lock`].
 #[derive(Debug)]
 pub struct Buffer {
     /// None while CLOSED. Stands before `files`, so that SQLite lets go of its locks first.
@@ -53,6 +60,9 @@ pub struct Buffer {
     last_seq: Seq,
     devices: JournalDevices,
     quarantine_dropped: u64,
+    damaged_rows: u64,
+    /// Where boots lie in time; none until it is asked for, and after anything that may have changed it.
+    placements: Option<Placements>,
 }
 
 /// An open journal that has passed its checks.
@@ -86,7 +96,8 @@ impl Buffer {
         if options.vfs.is_none() {
             file_identity::forget_log(&path)?;
         }
-        let sound = open_sound(&path, options, boot, now.mono.as_millis(), clock, OPEN_CHECK_TIME)?;
+        let opening = Opening::Start { now_ms: now.mono.as_millis() };
+        let sound = open_sound(&path, options, boot, opening, clock, OPEN_CHECK_TIME)?;
         let files = note_files(&path, options, None)?;
         Ok(Buffer {
             connection: Some(sound.connection),
@@ -98,6 +109,8 @@ impl Buffer {
             last_seq: sound.last_seq,
             devices: JournalDevices::default(),
             quarantine_dropped: 0,
+            damaged_rows: 0,
+            placements: None,
         })
     }
 
@@ -151,6 +164,77 @@ impl Buffer {
         }
     }
 
+    /// Reads readings for the uplink, in the order of their places. If fewer are given than were asked for, and their
+    /// values have fewer bytes, there are no more in that stretch.
+    ///
+    /// A damaged row is left out and counted; see [`Buffer::damaged_rows`].
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn outbound(&mut self, stretch: &Stretch) -> Result<Vec<Outbound>, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        let attempt = Attempt::new("read the journal", &self.path);
+        let placements = match self.placements.take() {
+            Some(placements) => placements,
+            None => Placements::read(connection).map_err(|e| attempt.sql(e))?,
+        };
+        let read = outbound::read(connection, &placements, stretch);
+        self.placements = Some(placements);
+        let (readings, damaged) = read.map_err(|e| attempt.sql(e))?;
+        self.damaged_rows += damaged;
+        Ok(readings)
+    }
+
+    /// How many damaged rows [`Buffer::outbound`] has left out so far.
+    pub fn damaged_rows(&self) -> u64 {
+        self.damaged_rows
+    }
+
+    /// What became of readings at the hub, as far as the disk knows; without the rejected ones.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn settlement(&self) -> Result<Settlement, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        settled::read(connection)
+            .map_err(|e| Attempt::new("read the mark of the uplink in", &self.path).sql(e))
+    }
+
+    /// How many readings that the hub does not take are set aside.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn rejected_len(&self) -> Result<u64, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        settled::rejected_len(connection)
+            .map_err(|e| Attempt::new("count the rejected readings in", &self.path).sql(e))
+    }
+
+    /// Reads back the sessions with all that belongs to them, and the retained messages.
+    ///
+    /// Called after [`Buffer::open`] and [`Buffer::reopen`]. A damaged row is left out, and so is what belongs to it.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn recover(&self) -> Result<Recovered, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        let recovered = recovery::read(connection, self.boot, &self.path)
+            .map_err(|e| Attempt::new("read the sessions in the journal", &self.path).sql(e))?;
+        Ok(Recovered { last_seq: self.last_seq, ..recovered })
+    }
+
+    /// Notes that the machine runs still, so that after a power cut the lives of sessions and messages go on from here.
+    ///
+    /// For a now and then: readings and the ends of connections note it as well.
+    ///
+    /// # Errors
+    /// As [`Buffer::append`].
+    pub fn note_running(&mut self, now: Mono) -> Result<(), StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        let noted = boots::note_passed(connection, self.boot, now.as_millis());
+        self.after_note("note the time in the journal", noted)
+    }
+
     /// Notes where this boot lies in wall time, if that differs from what is noted; all its readings move with it.
     ///
     /// A boot once synchronised stays so, and then follows only a clock that still is.
@@ -163,18 +247,11 @@ impl Buffer {
             return Ok(());
         }
         let Some(connection) = &self.connection else { return Err(self.closed()) };
-        match boots::note(connection, boot) {
-            Ok(true) => {
-                self.boot = boot;
-                Ok(())
-            }
-            Ok(false) => {
-                let missing = format!("boot {} has no row", boot.number);
-                self.close_doubtful();
-                Err(Attempt::new("note the clock in the journal", &self.path).corrupt(missing))
-            }
-            Err(error) => Err(self.after_failure("note the clock in the journal", error)),
-        }
+        let noted = boots::note(connection, boot);
+        self.after_note("note the clock in the journal", noted)?;
+        self.boot = boot;
+        self.placements = None;
+        Ok(())
     }
 
     /// Copies the log into the database as far as no reader is in the way; the log file keeps its size.
@@ -205,9 +282,8 @@ impl Buffer {
         if self.options.vfs.is_none() {
             file_identity::forget_log(&self.path)?;
         }
-        // The boot is still the same, whatever its last reading says, so no time can lie in its future.
-        let (clock, any_time) = (self.boot.clock, i64::MAX);
-        let sound = open_sound(&self.path, &self.options, &self.boot_id, any_time, clock, REOPEN_CHECK_TIME)?;
+        let (clock, opening) = (self.boot.clock, Opening::Again { age_ms: self.boot.age_ms });
+        let sound = open_sound(&self.path, &self.options, &self.boot_id, opening, clock, REOPEN_CHECK_TIME)?;
         let earlier = self.files.take();
         self.files = note_files(&self.path, &self.options, earlier)?;
         if sound.last_seq < self.last_seq {
@@ -216,6 +292,7 @@ impl Buffer {
         }
         self.connection = Some(sound.connection);
         self.boot = sound.boot;
+        self.placements = None;
         // Never back: a place once confirmed is not given to another reading.
         self.last_seq = self.last_seq.max(sound.last_seq);
         self.devices.forget();
@@ -232,6 +309,19 @@ impl Buffer {
             self.close_doubtful();
         }
         verified
+    }
+
+    /// What came of a change to this boot's row, which may not have been there.
+    fn after_note(&mut self, action: &'static str, noted: rusqlite::Result<bool>) -> Result<(), StoreError> {
+        match noted {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.close_doubtful();
+                let missing = format!("boot {} has no row", self.boot.number);
+                Err(Attempt::new(action, &self.path).corrupt(missing))
+            }
+            Err(error) => Err(self.after_failure(action, error)),
+        }
     }
 
     fn after_failure(&mut self, action: &'static str, error: rusqlite::Error) -> StoreError {
@@ -270,7 +360,7 @@ fn open_sound(
     path: &Path,
     options: &StoreOptions,
     boot_id: &BootId,
-    now_ms: i64,
+    opening: Opening,
     clock: ClockState,
     check_time: Duration,
 ) -> Result<Sound, StoreError> {
@@ -280,9 +370,10 @@ fn open_sound(
     // What an earlier run could not flush is written once more, and the log starts anew: a commit must not lean on
     // frames of which the storage may hold less than the kernel's copy says.
     open::checkpoint(&connection).map_err(|e| attempt.sql(e))?;
-    let (boot, canary) = begin(&mut connection, boot_id, now_ms, clock).map_err(|e| attempt.sql(e))?;
+    let (boot, canary) = begin(&mut connection, boot_id, opening, clock).map_err(|e| attempt.sql(e))?;
     health::expect_canary(&connection, path, canary)?;
     let last_seq = read_last_seq(&connection).map_err(|e| attempt.sql(e))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     // Replaces SQLite's own automatic checkpoint, which keeps its I/O errors to itself.
     connection.wal_hook(Some(checkpoint_long_log)).map_err(|e| attempt.sql(e))?;
     open::checkpoint_on_close(&connection, true).map_err(|e| attempt.sql(e))?;
@@ -292,11 +383,11 @@ fn open_sound(
 fn begin(
     connection: &mut Connection,
     boot_id: &BootId,
-    now_ms: i64,
+    opening: Opening,
     clock: ClockState,
 ) -> rusqlite::Result<(Boot, i64)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let boot = boots::resume(&transaction, boot_id, now_ms, clock)?;
+    let boot = boots::resume(&transaction, boot_id, opening, clock)?;
     let canary = health::release_canary(&transaction)?;
     transaction.commit()?;
     Ok((boot, canary))
@@ -305,7 +396,9 @@ fn begin(
 fn read_last_seq(connection: &Connection) -> rusqlite::Result<Seq> {
     let last: i64 =
         connection.query_row("SELECT coalesce(max(seq), 0) FROM journal", [], |row| row.get(0))?;
-    Ok(Seq(u64::try_from(last).unwrap_or(0)))
+    let in_journal = Seq(u64::try_from(last).unwrap_or(0));
+    // Readings that are settled may have been deleted, and their places are not given again.
+    Ok(in_journal.max(settled::last_seq(connection)?))
 }
 
 fn note_files(
@@ -339,6 +432,11 @@ fn commit(
     write_records(&transaction, devices, &mut fresh, boot, batch)?;
     let dropped =
         quarantine::keep(&transaction, devices, &mut fresh, boot, &batch.quarantined, quarantine_rows)?;
+    sessions::apply(&transaction, boot, &batch.changes)?;
+    let dropped = match &batch.settlement {
+        Some(settlement) => dropped + settled::write(&transaction, settlement, quarantine_rows)?,
+        None => dropped,
+    };
     transaction.commit()?;
     Ok(Committed { fresh, dropped })
 }
@@ -350,7 +448,7 @@ fn write_records(
     boot: Boot,
     batch: &Batch,
 ) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare(
+    let mut insert = transaction.prepare_cached(
         "INSERT INTO journal (seq, device, boot, at_ms, device_ts, payload, checksum)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;

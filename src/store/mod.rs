@@ -1,4 +1,5 @@
-//! What survives: the registry of devices and the journal of readings, two SQLite databases in one directory.
+//! What survives: the registry of devices, and the journal of readings, sessions and retained messages; two SQLite
+//! databases in one directory.
 //!
 //! Knows files, SQL and how disks fail. Knows no socket, no packet and no policy: it reports a failure with what was
 //! tried, and the broker decides who is closed. `registry.db` is rarely written and shared with the command line;
@@ -17,12 +18,17 @@ mod file_identity;
 mod health;
 mod journal_devices;
 mod open;
+mod outbound;
+mod placement;
 mod private_file;
 mod quarantine;
 mod reader;
+mod recovery;
 mod registry;
 mod registry_role;
 mod schema;
+mod sessions;
+mod settled;
 #[cfg(test)]
 mod test_bench;
 
@@ -31,5 +37,6 @@ pub use buffer::Buffer;
 pub use data_dir::{DataDir, DataDirLock};
 pub use error::{Failure, StoreError};
 pub use open::StoreOptions;
+pub use outbound::Stretch;
 pub use reader::{BufferReader, Query, StoredReading};
 pub use registry::Registry;

@@ -25,7 +25,7 @@ pub(super) const JOURNAL: Schema = Schema {
     what: "journal",
     open_action: "open the journal",
     application_id: 0x4642_4A31,
-    migrations: &[JOURNAL_1],
+    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3],
 };
 
 /// The schema of `registry.db`.
@@ -81,6 +81,95 @@ CROSS JOIN boots ON boots.boot = journal.boot
 CROSS JOIN json_each(CASE WHEN json_valid(journal.payload) THEN journal.payload ELSE '{}' END) AS item;
 ";
 
+// Sessions and retained messages come beside the readings. Times are running time in milliseconds: `boots.age_ms`, the
+// running time before a boot, plus the milliseconds since it began; `seen_ms` is how long that boot is known to have
+// lasted. A session's number is never given again, which AUTOINCREMENT remembers. A delivery's number is its place in
+// the order of delivery, so that a new one lands on the table's last page; there is no second index here either.
+const JOURNAL_2: &str = "
+ALTER TABLE boots ADD COLUMN age_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE boots ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE sessions (
+    session INTEGER PRIMARY KEY AUTOINCREMENT,
+    identity INTEGER NOT NULL,
+    client_id TEXT NOT NULL,
+    expiry_s INTEGER NOT NULL,
+    ended_ms INTEGER
+) STRICT;
+CREATE TABLE subscriptions (
+    session INTEGER NOT NULL,
+    filter TEXT NOT NULL,
+    qos INTEGER NOT NULL,
+    no_local INTEGER NOT NULL,
+    retain_as_published INTEGER NOT NULL,
+    identifier INTEGER,
+    PRIMARY KEY (session, filter)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE messages (
+    message INTEGER PRIMARY KEY,
+    topic TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    properties BLOB NOT NULL,
+    qos INTEGER NOT NULL,
+    retain INTEGER NOT NULL,
+    expires_ms INTEGER
+) STRICT;
+CREATE TABLE deliveries (
+    delivery INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    message INTEGER NOT NULL,
+    qos INTEGER NOT NULL,
+    retain INTEGER NOT NULL,
+    identifiers TEXT NOT NULL,
+    share TEXT,
+    packet_id INTEGER,
+    received INTEGER NOT NULL
+) STRICT;
+CREATE TABLE unreleased (
+    session INTEGER NOT NULL,
+    packet_id INTEGER NOT NULL,
+    PRIMARY KEY (session, packet_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE wills (
+    session INTEGER PRIMARY KEY,
+    topic TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    properties BLOB NOT NULL,
+    qos INTEGER NOT NULL,
+    retain INTEGER NOT NULL,
+    lives_ms INTEGER,
+    delay_ms INTEGER NOT NULL,
+    is_telemetry INTEGER NOT NULL,
+    due_ms INTEGER
+) STRICT;
+CREATE TABLE retained (
+    topic TEXT PRIMARY KEY,
+    payload BLOB NOT NULL,
+    properties BLOB NOT NULL,
+    qos INTEGER NOT NULL,
+    retain INTEGER NOT NULL,
+    expires_ms INTEGER
+) STRICT, WITHOUT ROWID;
+";
+
+// What became of readings at the hub: one row that says it of all, and the readings the hub does not take.
+const JOURNAL_3: &str = "
+CREATE TABLE settled (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    through INTEGER NOT NULL,
+    beyond TEXT NOT NULL,
+    rejected INTEGER NOT NULL
+) STRICT;
+CREATE TABLE rejected (
+    seq INTEGER PRIMARY KEY,
+    device INTEGER NOT NULL,
+    boot INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    device_ts INTEGER,
+    payload TEXT NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+";
+
 const REGISTRY_1: &str = "
 CREATE TABLE devices (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -103,6 +192,10 @@ ALTER TABLE identities ADD COLUMN publish TEXT CHECK (publish IS NULL OR kind = 
 ALTER TABLE identities ADD COLUMN subscribe TEXT CHECK (subscribe IS NULL OR kind = 1);
 PRAGMA ignore_check_constraints = OFF;
 ";
+
+/// The journal as it was when it knew readings only.
+#[cfg(test)]
+pub(super) const JOURNAL_BEFORE_SESSIONS: Schema = Schema { migrations: &[JOURNAL_1], ..JOURNAL };
 
 /// The registry as it was when it knew devices only.
 #[cfg(test)]
@@ -192,15 +285,14 @@ mod tests {
 
     #[test]
     fn an_older_schema_is_brought_forward_and_keeps_its_rows() {
-        let grown = Schema { migrations: &[JOURNAL_1, "ALTER TABLE boots ADD COLUMN note TEXT"], ..JOURNAL };
         let mut connection = memory("");
-        JOURNAL.migrate(&mut connection, Path::new(PATH)).expect("version 1");
+        JOURNAL_BEFORE_SESSIONS.migrate(&mut connection, Path::new(PATH)).expect("version 1");
         connection.execute_batch("INSERT INTO boots VALUES (1, 'b', 5, 0)").expect("inserted");
-        grown.migrate(&mut connection, Path::new(PATH)).expect("version 2");
-        let row = connection.query_row("SELECT offset_ms, note FROM boots", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))
+        JOURNAL.migrate(&mut connection, Path::new(PATH)).expect("this build's version");
+        let row = connection.query_row("SELECT offset_ms, age_ms FROM boots", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         });
-        assert_eq!(row.expect("kept"), (5, None));
+        assert_eq!(row.expect("kept"), (5, 0));
     }
 
     #[test]
@@ -244,9 +336,10 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "cannot open the journal {}: it was written by a newer version (schema 7, this build knows 1); \
+                "cannot open the journal {}: it was written by a newer version (schema 7, this build knows {}); \
                  upgrade this build, or point `data_dir` at another directory",
-                path.display()
+                path.display(),
+                JOURNAL.version()
             )
         );
         assert_eq!((bytes(""), bytes("-wal")), before);

@@ -4,13 +4,12 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use forebay::{
-    broker::Broker,
+    broker::{Broker, Start},
     clock::{ClockState, Mono, Now},
     identity::{DeviceGrants, Identity},
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
-    session::Batch,
-    session::CloseReason,
+    session::{Batch, CloseReason, durable::Recovered},
     store::{BootId, Buffer, Registry, StoreError, StoreOptions},
 };
 
@@ -117,7 +116,7 @@ impl Gateway {
     ) -> Result<Self, StoreError> {
         let registry = Registry::open(&data_dir(), options)?;
         let buffer = Buffer::open(&data_dir(), options, boot, now, clock)?;
-        let broker = new_broker(limits.clone(), registry.identities()?, &buffer, seed);
+        let broker = new_broker(limits.clone(), registry.identities()?, buffer.recover()?, seed, now);
         let quarantine_max = buffer.quarantine_len()?.max(limits.quarantine_rows.into());
         Ok(Self {
             broker,
@@ -302,10 +301,10 @@ impl Gateway {
             // The buffer asks the kernel to drop its copy, but has no file of its own here.
             room.disk.forget_cached(&data_dir().buffer_path());
         }
-        match self.buffer.reopen() {
-            Ok(()) => {
+        match self.buffer.reopen().and_then(|()| self.buffer.recover()) {
+            Ok(recovered) => {
                 note!(room.trace, "the store is open again, at {}", self.buffer.last_seq().0);
-                self.broker.handle_store_ready(self.buffer.last_seq());
+                self.broker.handle_store_ready(recovered, room.now);
                 self.retry_at = None;
                 self.retry_wait = Duration::ZERO;
             }
@@ -465,8 +464,14 @@ impl Gateway {
 }
 
 /// The one place where a broker is made.
-fn new_broker(limits: Limits, devices: Vec<Identity>, buffer: &Buffer, seed: u64) -> Broker {
-    Broker::new(limits, devices, DeviceGrants::default(), buffer.last_seq(), seed)
+fn new_broker(
+    limits: Limits,
+    identities: Vec<Identity>,
+    recovered: Recovered,
+    seed: u64,
+    now: Now,
+) -> Broker {
+    Broker::new(limits, Start { identities, grants: DeviceGrants::default(), recovered, seed }, now)
 }
 
 fn words(batch: &Batch) -> String {

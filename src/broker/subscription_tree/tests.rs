@@ -48,12 +48,12 @@ fn it_finds_what_comparing_with_every_filter_finds() {
             if text.is_empty() {
                 text.push('#');
             }
-            tree.insert(filter(&text), Subscriber(subscriber), TERMS);
+            tree.insert(filter(&text), SessionSlot(subscriber), TERMS);
             filters.push(text);
         }
         for gone in [3, 11] {
-            assert!(tree.remove(filter(&filters[gone]), Subscriber(gone as u32)));
-            assert!(!tree.remove(filter(&filters[gone]), Subscriber(gone as u32)));
+            assert!(tree.remove(filter(&filters[gone]), SessionSlot(gone as u32)));
+            assert!(!tree.remove(filter(&filters[gone]), SessionSlot(gone as u32)));
         }
         tree.check_invariants();
         for _ in 0..50 {
@@ -70,8 +70,8 @@ fn it_finds_what_comparing_with_every_filter_finds() {
 #[test]
 fn the_same_filter_again_replaces_its_terms_mqtt_3_8_4_3() {
     let mut tree = SubscriptionTree::default();
-    assert!(tree.insert(filter("a/#"), Subscriber(1), TERMS));
-    assert!(!tree.insert(filter("a/#"), Subscriber(1), Terms { qos: QoS::AtMostOnce, ..TERMS }));
+    assert!(tree.insert(filter("a/#"), SessionSlot(1), TERMS));
+    assert!(!tree.insert(filter("a/#"), SessionSlot(1), Terms { qos: QoS::AtMostOnce, ..TERMS }));
     let mut granted = Vec::new();
     tree.for_each(TopicName::parse("a").expect("a name"), |_, terms| granted.push(terms.qos));
     assert_eq!((granted, tree.len()), (vec![QoS::AtMostOnce], 1));
@@ -81,14 +81,14 @@ fn the_same_filter_again_replaces_its_terms_mqtt_3_8_4_3() {
 fn members_of_a_group_take_turns_and_each_group_gets_each_message() {
     let mut tree = SubscriptionTree::default();
     for subscriber in 1..=3 {
-        tree.insert(filter("$share/g/a/+"), Subscriber(subscriber), TERMS);
+        tree.insert(filter("$share/g/a/+"), SessionSlot(subscriber), TERMS);
     }
-    tree.insert(filter("$share/h/a/b"), Subscriber(9), TERMS);
+    tree.insert(filter("$share/h/a/b"), SessionSlot(9), TERMS);
     let mut turns: Vec<u32> = (0..4).flat_map(|_| taken(&mut tree, "a/b")).collect();
     turns.retain(|subscriber| *subscriber != 9);
     assert_eq!(turns, [1, 2, 3, 1]);
     assert!(found(&mut tree, "a/b").is_empty(), "a member of a group is no plain subscriber");
-    tree.remove(filter("$share/g/a/+"), Subscriber(1));
+    tree.remove(filter("$share/g/a/+"), SessionSlot(1));
     tree.check_invariants();
     assert_eq!(taken(&mut tree, "a/x"), [2]);
     let group = tree.group_mut(filter("$share/g/a/+")).expect("two are left");
@@ -100,10 +100,10 @@ fn what_was_taken_away_leaves_nothing_behind() {
     let mut tree = SubscriptionTree::default();
     for round in 0..1000 {
         let text = format!("a/{round}/+/b/#");
-        tree.insert(filter(&text), Subscriber(1), TERMS);
+        tree.insert(filter(&text), SessionSlot(1), TERMS);
         let shared = format!("$share/g/{text}");
-        tree.insert(filter(&shared), Subscriber(1), TERMS);
-        assert!(tree.remove(filter(&text), Subscriber(1)) && tree.remove(filter(&shared), Subscriber(1)));
+        tree.insert(filter(&shared), SessionSlot(1), TERMS);
+        assert!(tree.remove(filter(&text), SessionSlot(1)) && tree.remove(filter(&shared), SessionSlot(1)));
     }
     tree.check_invariants();
     assert!(tree.is_empty() && tree.nodes.len() < 10);
@@ -112,9 +112,9 @@ fn what_was_taken_away_leaves_nothing_behind() {
 #[test]
 fn a_look_up_goes_nowhere_near_unrelated_subscriptions() {
     let mut tree = SubscriptionTree::default();
-    tree.insert(filter("hall/+/lamp"), Subscriber(0), TERMS);
+    tree.insert(filter("hall/+/lamp"), SessionSlot(0), TERMS);
     for n in 0..100_000u32 {
-        tree.insert(filter(&format!("site/{}/{n}", n % 100)), Subscriber(n), TERMS);
+        tree.insert(filter(&format!("site/{}/{n}", n % 100)), SessionSlot(n), TERMS);
     }
     let mut visited = 0;
     tree.walk(TopicName::parse("hall/2/lamp").expect("a name"), |_| visited += 1);
@@ -132,12 +132,12 @@ fn with_members_coming_and_going_at_random_the_groups_reached_are_those_whose_fi
         let subscriber = chance.below(3) as u32;
         let at = held.iter().position(|one| *one == (text.clone(), subscriber));
         if chance.below(5) < 2 {
-            assert_eq!(tree.insert(filter(&text), Subscriber(subscriber), TERMS), at.is_none());
+            assert_eq!(tree.insert(filter(&text), SessionSlot(subscriber), TERMS), at.is_none());
             if at.is_none() {
                 held.push((text, subscriber));
             }
         } else {
-            assert_eq!(tree.remove(filter(&text), Subscriber(subscriber)), at.is_some());
+            assert_eq!(tree.remove(filter(&text), SessionSlot(subscriber)), at.is_some());
             at.map(|at| held.swap_remove(at));
         }
         tree.check_invariants();
@@ -154,7 +154,7 @@ fn with_members_coming_and_going_at_random_the_groups_reached_are_those_whose_fi
         assert_eq!(reached, by_comparing, "{topic}");
     }
     for (text, subscriber) in held {
-        assert!(tree.remove(filter(&text), Subscriber(subscriber)));
+        assert!(tree.remove(filter(&text), SessionSlot(subscriber)));
         tree.check_invariants();
     }
     assert_eq!(tree.free.len() + 1, tree.nodes.len());
@@ -165,7 +165,7 @@ fn three_members_get_the_same_share_and_one_that_takes_nothing_is_passed_over() 
     let mut tree = SubscriptionTree::default();
     let shared = filter("$share/g/a");
     for subscriber in [5, 3, 8] {
-        tree.insert(shared, Subscriber(subscriber), TERMS);
+        tree.insert(shared, SessionSlot(subscriber), TERMS);
     }
     let turns: Vec<u32> = (0..9).flat_map(|_| taken(&mut tree, "a")).collect();
     assert_eq!(turns, [5, 3, 8, 5, 3, 8, 5, 3, 8]);
@@ -184,12 +184,12 @@ fn a_member_that_leaves_costs_no_other_its_turn() {
         let mut tree = SubscriptionTree::default();
         let shared = filter("$share/g/a/#");
         for subscriber in 1..=3 {
-            tree.insert(shared, Subscriber(subscriber), TERMS);
+            tree.insert(shared, SessionSlot(subscriber), TERMS);
         }
         for _ in 0..turns {
             taken(&mut tree, "a");
         }
-        assert!(tree.remove(shared, Subscriber(leaves)));
+        assert!(tree.remove(shared, SessionSlot(leaves)));
         tree.check_invariants();
         assert_eq!(taken(&mut tree, "a"), [next], "after {turns} turns {leaves} leaves");
     }
@@ -198,10 +198,10 @@ fn a_member_that_leaves_costs_no_other_its_turn() {
 #[test]
 fn a_group_goes_with_its_last_member() {
     let mut tree = SubscriptionTree::default();
-    tree.insert(filter("$share/g/a"), Subscriber(1), TERMS);
+    tree.insert(filter("$share/g/a"), SessionSlot(1), TERMS);
     assert!(tree.group_mut(filter("$share/h/a")).is_none(), "the filter is the same, the group is not");
-    assert!(!tree.remove(filter("a"), Subscriber(1)), "a member is no plain subscriber");
-    assert!(tree.remove(filter("$share/g/a"), Subscriber(1)));
+    assert!(!tree.remove(filter("a"), SessionSlot(1)), "a member is no plain subscriber");
+    assert!(tree.remove(filter("$share/g/a"), SessionSlot(1)));
     assert!(tree.group_mut(filter("$share/g/a")).is_none());
 }
 
@@ -211,11 +211,11 @@ fn the_deepest_filters_take_no_stack() {
     let topic = "/".repeat(65_535);
     let filters = [topic.clone(), "+/".repeat(32_767) + "+", "/".repeat(65_533) + "/#", "#".into()];
     for (subscriber, text) in (0..).zip(&filters) {
-        assert!(tree.insert(filter(text), Subscriber(subscriber), TERMS));
+        assert!(tree.insert(filter(text), SessionSlot(subscriber), TERMS));
     }
     assert_eq!(found(&mut tree, &topic), [0, 2, 3]);
     for (subscriber, text) in (0..).zip(&filters) {
-        assert!(tree.remove(filter(text), Subscriber(subscriber)));
+        assert!(tree.remove(filter(text), SessionSlot(subscriber)));
     }
     tree.check_invariants();
     assert_eq!(tree.free.len() + 1, tree.nodes.len());
@@ -225,7 +225,7 @@ fn the_deepest_filters_take_no_stack() {
 fn leading_wildcards_do_not_reach_dollar_topics_mqtt_4_7_2_1() {
     let mut tree = SubscriptionTree::default();
     for (subscriber, text) in (0..).zip(["#", "+/x", "+/#", "$SYS/#", "$SYS/+", "a/#", "a/+"]) {
-        tree.insert(filter(text), Subscriber(subscriber), TERMS);
+        tree.insert(filter(text), SessionSlot(subscriber), TERMS);
     }
     assert_eq!(found(&mut tree, "$SYS/x"), [3, 4]);
     assert_eq!(found(&mut tree, "$SYS"), [3]);
@@ -236,9 +236,9 @@ fn leading_wildcards_do_not_reach_dollar_topics_mqtt_4_7_2_1() {
 fn overlapping_filters_of_one_subscriber_are_found_one_by_one() {
     let mut tree = SubscriptionTree::default();
     for text in ["a/b", "a/+", "a/#", "+/b", "#", "a/c"] {
-        tree.insert(filter(text), Subscriber(4), TERMS);
+        tree.insert(filter(text), SessionSlot(4), TERMS);
     }
     assert_eq!(found(&mut tree, "a/b"), [4; 5]);
-    assert!(tree.remove(filter("a/+"), Subscriber(4)));
+    assert!(tree.remove(filter("a/+"), SessionSlot(4)));
     assert_eq!(found(&mut tree, "a/b"), [4; 4]);
 }

@@ -250,14 +250,14 @@ fn a_connect_cut_anywhere_is_served_when_it_is_whole() {
 fn version_5_is_told_the_terms() {
     let mut world = World::new();
     let conn = world.accept();
-    let wishes = [0x11, 0, 0, 0, 60]; // Session Expiry Interval 60 s
+    let wishes = [0x11, 0, 0, 0x0E, 0x11]; // Session Expiry Interval 3601 s
     world.send(conn, &connect_with(5, "pump", Some(PUMP_TOKEN), 0, 0x02, &wishes));
     let connack = world.sent(conn);
     let has = |bytes: &[u8]| connack.windows(bytes.len()).any(|window| window == bytes);
-    assert!(has(&[0x11, 0, 0, 0, 0]), "session expiry zero: {connack:02x?}");
+    assert!(has(&[0x11, 0, 0, 0x0E, 0x10]), "session expiry of an hour: {connack:02x?}");
     assert!(has(&[0x21, 0, 20]), "receive maximum: {connack:02x?}");
     assert!(!has(&[0x24, 1]), "every QoS: {connack:02x?}");
-    assert!(has(&[0x25, 0]), "nothing is retained: {connack:02x?}");
+    assert!(!has(&[0x25]), "messages are retained: {connack:02x?}");
     assert!(has(&[0x22, 0, 20]), "topic alias maximum: {connack:02x?}");
     assert!(has(&[0x27, 0, 1, 0, 0]), "maximum packet size: {connack:02x?}");
     assert!(has(&[0x13, 2, 88]), "server keep alive: {connack:02x?}");

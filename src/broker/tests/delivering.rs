@@ -3,7 +3,7 @@
 use super::*;
 use crate::mqtt::DecodeError;
 
-fn subscribe(version: u8, id: u16, filter: &str, options: u8) -> Vec<u8> {
+pub(super) fn subscribe(version: u8, id: u16, filter: &str, options: u8) -> Vec<u8> {
     subscribe_with(version, id, filter, options, &[])
 }
 
@@ -19,7 +19,14 @@ fn subscribe_with(version: u8, id: u16, filter: &str, options: u8, properties: &
 }
 
 /// A PUBLISH with the fixed header's flags `flags`; no packet identifier if it is zero.
-fn message(version: u8, flags: u8, id: u16, topic: &str, properties: &[u8], payload: &str) -> Vec<u8> {
+pub(super) fn message(
+    version: u8,
+    flags: u8,
+    id: u16,
+    topic: &str,
+    properties: &[u8],
+    payload: &str,
+) -> Vec<u8> {
     let mut body = string(topic);
     if id > 0 {
         body.extend(id.to_be_bytes());
@@ -33,12 +40,12 @@ fn message(version: u8, flags: u8, id: u16, topic: &str, properties: &[u8], payl
 }
 
 impl World {
-    fn panel(&mut self, version: u8, client_id: &str) -> ConnId {
+    pub(super) fn panel(&mut self, version: u8, client_id: &str) -> ConnId {
         self.client(version, PANEL_TOKEN, client_id)
     }
 
     /// A client that has subscribed to `filter`; its SUBACK was read.
-    fn subscriber(&mut self, version: u8, client_id: &str, filter: &str, options: u8) -> ConnId {
+    pub(super) fn subscriber(&mut self, version: u8, client_id: &str, filter: &str, options: u8) -> ConnId {
         let conn = self.panel(version, client_id);
         self.send(conn, &subscribe(version, 1, filter, options));
         let suback = self.sent(conn);
@@ -317,26 +324,4 @@ fn a_client_that_takes_no_alias_is_given_none_mqtt_3_1_2_27() {
         world.send(publisher, &message(5, 0, 0, "a", &[0x23, 0, 1], "x"));
         assert_eq!(world.sent(subscriber), message(5, 0, 0, "a", &[], "x"));
     }
-}
-
-#[test]
-fn what_would_have_to_be_retained_is_refused_mqtt_3_2_2_13() {
-    let mut world = World::new();
-    let conn = world.panel(5, "pub");
-    world.send(conn, &message(5, 0x01, 0, "a", &[], "x"));
-    assert_eq!(world.closed(conn), Some(CloseReason::RetainNotSupported));
-    let conn = world.accept();
-    let mut body = [string("MQTT"), vec![5, 0x80 | 0x26, 0, 60, 0]].concat();
-    body.extend(string("dying"));
-    body.push(0);
-    for text in ["gone", "bye", PANEL_TOKEN] {
-        body.extend(string(text));
-    }
-    world.send(conn, &packet(0x10, &body));
-    assert_eq!(world.sent(conn).get(3), Some(&0x9A));
-    // Before version 5 nobody was told; the message goes to whoever is there.
-    let subscriber = world.subscriber(4, "sub", "a", 0);
-    let old = world.panel(4, "old");
-    world.send(old, &message(4, 0x01, 0, "a", &[], "x"));
-    assert_eq!(world.sent(subscriber), message(4, 0, 0, "a", &[], "x"));
 }

@@ -3,8 +3,13 @@
 mod closing;
 mod connecting;
 mod delivering;
+mod durable;
 mod publishing;
+mod retaining;
 mod storing;
+
+#[path = "../../../tests/support/durable_model.rs"]
+mod durable_model;
 
 use std::{net::IpAddr, net::Ipv4Addr, time::Duration};
 
@@ -15,12 +20,15 @@ use crate::{
     record::Record,
 };
 
+use durable_model::DurableModel;
+
 /// A broker with two devices and a local client, a store that can be told to fail, and a clock that stands still unless moved.
 struct World {
     broker: Broker,
     now: Now,
     stored: Vec<Record>,
     quarantined: Vec<crate::record::Quarantined>,
+    durable: DurableModel,
     store_works: bool,
     next_slot: u32,
 }
@@ -38,11 +46,18 @@ impl World {
     fn with_limits(change: impl FnOnce(&mut Limits)) -> Self {
         let mut limits = Limits::default();
         change(&mut limits);
+        Self::begin(limits, DeviceGrants::default())
+    }
+
+    fn begin(limits: Limits, grants: DeviceGrants) -> Self {
+        let now = Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) };
+        let start = Start { identities: identities(), grants, recovered: Recovered::default(), seed: 7 };
         Self {
-            broker: Broker::new(limits, identities(), DeviceGrants::default(), Seq(0), 7),
-            now: Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) },
+            broker: Broker::new(limits, start, now),
+            now,
             stored: Vec::new(),
             quarantined: Vec::new(),
+            durable: DurableModel::default(),
             store_works: true,
             next_slot: 0,
         }
@@ -50,8 +65,7 @@ impl World {
 
     /// The same, with `grants` for devices.
     fn with_grants(grants: DeviceGrants) -> Self {
-        let world = Self::new();
-        Self { broker: Broker::new(Limits::default(), identities(), grants, Seq(0), 7), ..world }
+        Self::begin(Limits::default(), grants)
     }
 
     /// A connection that has sent nothing.
@@ -103,6 +117,7 @@ impl World {
     fn commit(&mut self) -> bool {
         let Some((through, batch)) = self.broker.poll_commit() else { return false };
         if self.store_works {
+            self.durable.commit(&batch);
             self.stored.extend(batch.records);
             self.quarantined.extend(batch.quarantined);
             self.broker.handle_committed(through, self.now);
@@ -110,6 +125,18 @@ impl World {
             self.broker.handle_commit_failed(self.now);
         }
         true
+    }
+
+    /// The broker is killed and started again: what was not committed is lost, and so are all connections.
+    fn restart(&mut self) {
+        let start = Start {
+            identities: identities(),
+            grants: DeviceGrants::default(),
+            recovered: self.durable.recovered(),
+            seed: 8,
+        };
+        self.broker = Broker::new(self.broker.limits.clone(), start, self.now);
+        self.broker.check_invariants();
     }
 
     fn wait(&mut self, span: Duration) {

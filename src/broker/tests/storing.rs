@@ -46,7 +46,7 @@ fn after_the_store_is_back_the_sequence_goes_on_where_the_disk_says() {
     world.send(pump, &publish(4, 1, r#"{"a":1}"#));
     world.commit();
     world.store_works = true;
-    world.broker.handle_store_ready(Seq(1));
+    world.broker.handle_store_ready(Recovered { last_seq: Seq(1), ..Recovered::default() }, world.now);
     let pump = world.pump();
     world.send(pump, &publish(4, 1, r#"{"a":1}"#));
     assert!(world.commit());

@@ -11,14 +11,13 @@ use std::{
 };
 
 use forebay::{
-    broker::{Broker, commit_gate::Ticket},
+    broker::{Broker, Start, commit_gate::Ticket},
     clock::{Mono, Now, Wall},
     identity::{DeviceGrants, Identity, Role, TokenHash},
     ids::{ConnId, DeviceName, IdentityId, Seq},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, decode, parse_header},
-    session::Batch,
-    session::CloseReason,
+    session::{Batch, CloseReason, durable::Recovered},
 };
 
 const VERSIONS: [(u8, ProtocolVersion); 3] =
@@ -74,9 +73,12 @@ impl World {
         for (name, value) in [("connections_per_device", 1), ("commit_records", 8), ("outbox_bytes", 1024)] {
             limits.set(name, value).expect("a knob within its range");
         }
+        let now = Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) };
+        let (grants, recovered) = (DeviceGrants::default(), Recovered::default());
+        let start = Start { identities: devices(0), grants, recovered, seed: 7 };
         Self {
-            broker: Broker::new(limits, devices(0), DeviceGrants::default(), Seq(0), 7),
-            now: Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) },
+            broker: Broker::new(limits, start, now),
+            now,
             clients: Default::default(),
             committing: None,
             last_seq: Seq(0),
@@ -260,7 +262,8 @@ impl World {
 
     fn open_store(&mut self) {
         if !self.broker.is_storing() {
-            self.broker.handle_store_ready(self.last_seq);
+            let recovered = Recovered { last_seq: self.last_seq, ..Recovered::default() };
+            self.broker.handle_store_ready(recovered, self.now);
         }
     }
 
