@@ -257,8 +257,10 @@ pub const UPLINK_FRESH_BACKLOG_MIN: u64 = 500;
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.
 pub const UPLINK_LANE_BYTES: usize = 512 * 1024;
-/// Stretches of settled readings with gaps before them that are kept over a lost connection, and on disk.
+/// Stretches of settled readings with gaps before them that are kept on disk.
 pub const UPLINK_STRETCHES: usize = 64;
+/// Stretches that are kept over a lost connection: each lane may have one between any two of its readings.
+pub const UPLINK_STRETCHES_IN_MEMORY: usize = 4 * UPLINK_LANE_ROWS;
 /// Readings set aside at once until it is clear whether it is they or the hub.
 pub const UPLINK_SUSPECTS: usize = 8;
 /// Topics the hub is given numbers for.
@@ -297,6 +299,8 @@ pub const UPLINK_TOLD_OFF_SPAN: Duration = Duration::from_secs(5);
 pub const UPLINK_OUTPUT_BYTES_MAX: usize = 4 * UPLINK_FLIGHT_BYTES_MAX;
 /// How long what became of readings may wait for a commit to ride in.
 pub const UPLINK_SETTLE_WAIT: Duration = Duration::from_secs(5);
+/// Shortest time between two commits that say what became of readings.
+pub const UPLINK_SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// Readings the hub does not take that wait for a commit.
 pub const UPLINK_REJECTED_UNSAVED: usize = 64;
 /// How long after boot readings whose time is not known yet wait for the clock.
