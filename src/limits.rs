@@ -203,10 +203,6 @@ pub const RATED_MAX: usize = 4096;
 pub const CONNECT_BURST_S: u64 = 10;
 /// Messages may come as many at once as in so many seconds.
 pub const PUBLISH_BURST_S: u64 = 5;
-/// Readings that leave the journal in one step, beside as many as came since the step before.
-pub const ROWS_PER_STEP: u32 = 1000;
-/// Free pages the journal's file gives back in one step.
-pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Names that wait to be looked up.
 pub const NAME_LOOKUPS_MAX: usize = 2;
 /// Addresses tried for one name.
@@ -219,6 +215,10 @@ pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 pub const UPLINK_PAGE_ROWS: usize = 512;
 /// Bytes of values read for the uplink in one turn.
 pub const UPLINK_PAGE_BYTES: usize = 128 * 1024;
+/// Readings that leave the journal in one step, beside as many as came since the step before.
+pub const ROWS_PER_STEP: u32 = 1000;
+/// Free pages the journal's file gives back in one step.
+pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 
@@ -253,6 +253,8 @@ pub const UPLINK_INCOMING_BYTES_MAX: usize = 128 * 1024;
 pub const UPLINK_FRESH_PERCENT: u8 = 20;
 /// Readings that must wait before fresh ones get a share of their own.
 pub const UPLINK_FRESH_BACKLOG_MIN: u64 = 500;
+/// Readings in one message to the hub: not more than a forebay takes in one.
+pub const UPLINK_MESSAGE_ROWS: usize = JSON_RECORDS_MAX;
 /// Readings held in memory for one lane, sent or waiting.
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.
