@@ -26,7 +26,7 @@ pub struct Report {
     pub clock: ClockReport,
     /// What is on disk.
     pub store: StoreReport,
-    /// Readings given up before the hub had them, since the start, by reason.
+    /// Readings given up before the hub had them, since the journal was made, by reason.
     pub dropped: BTreeMap<String, u64>,
     /// The way to the hub; `None` if none is configured.
     pub uplink: Option<UplinkReport>,
@@ -72,12 +72,16 @@ pub struct ClockReport {
 pub struct StoreReport {
     /// Whether readings are taken.
     pub storing: bool,
+    /// Whether there is no room for readings, and none may be dropped for it.
+    pub full: bool,
     /// What went wrong last, since the start; it may have been put right.
     pub last_error: Option<LastError>,
     /// Readings on disk, since the start.
     pub readings: u64,
     /// Readings whose commit failed, since the start; nobody was told they are stored.
     pub readings_failed: u64,
+    /// Messages with readings refused because there was no room, since the start.
+    pub refused_for_room: u64,
     /// Payloads in quarantine.
     pub quarantined: Option<u64>,
     /// Payloads dropped from quarantine, since the start.
@@ -118,7 +122,7 @@ pub struct UplinkReport {
     pub backlog: u64,
     /// Their bytes, estimated.
     pub backlog_bytes: Option<u64>,
-    /// The age of the oldest of them.
+    /// How long ago the oldest of them was taken.
     pub oldest_s: Option<u64>,
     /// Readings the hub has acknowledged in the last minute.
     pub per_minute: u64,
@@ -204,7 +208,12 @@ impl Report {
 impl StoreReport {
     fn trouble(&self) -> Option<Trouble> {
         if self.storing {
-            return None;
+            return self.full.then(|| Trouble {
+                what: "there is no room for more readings: publishers are refused".to_owned(),
+                advice: "make room on the card, let [storage] in the configuration take more of it, or let its policy \
+                         drop the oldest readings"
+                    .to_owned(),
+            });
         }
         let words = self.last_error.as_ref().map_or("the reason is in the log", |error| &error.words);
         Some(Trouble {
@@ -268,6 +277,13 @@ mod tests {
     }
 
     #[test]
+    fn a_full_store_is_a_trouble_though_it_stores() {
+        let mut report = storing();
+        report.store.full = true;
+        assert!(report.judged().troubles[0].what.starts_with("there is no room"));
+    }
+
+    #[test]
     fn an_error_that_is_over_is_no_trouble() {
         let mut report = storing();
         report.store.last_error = error("disk full");
@@ -311,7 +327,7 @@ mod tests {
     fn every_value_has_a_name_and_what_is_not_known_has_none() {
         let mut report = storing().judged();
         report.version = "1.2".to_owned();
-        report.dropped.insert("too old".to_owned(), 3);
+        report.dropped.insert("too_old".to_owned(), 3);
         report.store.wal_bytes = Some(9);
         let values = report.values();
         let value =
@@ -319,7 +335,7 @@ mod tests {
         assert_eq!(value("well"), Some("true"));
         assert_eq!(value("version"), Some("1.2"));
         assert_eq!(value("troubles"), Some("[]"));
-        assert_eq!(value("dropped/too old"), Some("3"));
+        assert_eq!(value("dropped/too_old"), Some("3"));
         assert_eq!(value("store/wal_bytes"), Some("9"));
         assert_eq!(value("store/buffer_bytes"), None);
         assert_eq!(value("uplink"), None);

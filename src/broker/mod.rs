@@ -8,6 +8,7 @@
 //! poll_commit -> the store -> handle_committed               or handle_commit_failed, handle_store_ready
 //! poll_output -> output / consume_output                     what may now be sent
 //! poll_close -> handle_closed                                whose slot may be used again
+//! wants_report -> handle_report                              if somebody listens to how everything is doing
 //! poll_timeout                                               how long to sleep
 //! ```
 
@@ -33,6 +34,8 @@ mod session_life;
 mod sessions;
 mod subscribing;
 pub mod subscription_tree;
+mod sys_publishing;
+pub mod sys_topics;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -63,6 +66,8 @@ use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
 use sessions::Sessions;
 use subscription_tree::SubscriptionTree;
+use sys_publishing::Newcomer;
+use sys_topics::SysTopics;
 
 /// How long a connection without CONNECT is safe from making room for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -82,6 +87,7 @@ enum Deadline {
     SessionEnd(SessionSlot),
     Will(SessionSlot),
     Retained,
+    SysTopics,
 }
 
 /// Whether the store takes batches.
@@ -193,6 +199,9 @@ pub struct Broker {
     announcements: VecDeque<Announcement>,
     sessions: Sessions,
     retained: RetainedMessages,
+    sys_topics: SysTopics,
+    /// Those who wait for the first values of `sys_topics`, for the rest of the turn.
+    sys_newcomers: Vec<Newcomer>,
     durability: Durability,
     /// Bytes of messages that wait for all connections together.
     queued_bytes: usize,
@@ -237,6 +246,8 @@ impl Broker {
             announcements: VecDeque::new(),
             sessions: Sessions::default(),
             retained: RetainedMessages::default(),
+            sys_topics: SysTopics::new(now.mono),
+            sys_newcomers: Vec::new(),
             durability: Durability::default(),
             queued_bytes: 0,
             offline_bytes: 0,
@@ -489,6 +500,7 @@ impl Broker {
                 Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
                 Deadline::Will(slot) => self.on_will_due(slot, now),
                 Deadline::Retained => self.on_retained_expired(now),
+                Deadline::SysTopics => self.on_sys_interval(),
             }
         }
         self.route_pending(now);

@@ -41,7 +41,7 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
         .dropped
         .iter()
         .filter(|(_, count)| **count > 0)
-        .map(|(reason, count)| format!("{} {}", grouped(*count), one_line(reason)))
+        .map(|(reason, count)| format!("{} {}", grouped(*count), one_line(&reason.replace('_', " "))))
         .collect();
     if !dropped.is_empty() {
         lines.push(("Dropped", dropped.join(", ")));
@@ -57,6 +57,9 @@ fn readings(report: &Report) -> String {
     let mut line = format!("{} stored", grouped(store.readings));
     if store.readings_failed > 0 {
         let _ = write!(line, ", {} not stored and not acknowledged", grouped(store.readings_failed));
+    }
+    if store.refused_for_room > 0 {
+        let _ = write!(line, ", {} messages refused for want of room", grouped(store.refused_for_room));
     }
     match store.quarantined {
         Some(0) | None => {}
@@ -105,7 +108,7 @@ fn uplink_lines(uplink: &UplinkReport) -> Vec<(&'static str, String)> {
         let _ = write!(backlog, " ({})", bytes(size));
     }
     if let Some(age) = uplink.oldest_s {
-        let _ = write!(backlog, ", the oldest for {}", span(age));
+        let _ = write!(backlog, ", the oldest {} old", span(age));
     }
     let _ =
         write!(backlog, ", {} in flight; {} a minute", grouped(uplink.in_flight), grouped(uplink.per_minute));
@@ -262,7 +265,7 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
     fn an_error_that_is_over_and_what_was_dropped_are_told() {
         let mut report = well();
         report.store.last_error = Some(LastError { words: "disk full".to_owned(), ago_s: 90 });
-        report.dropped = [("too old".to_owned(), 5), ("no space".to_owned(), 0)].into();
+        report.dropped = [("too_old".to_owned(), 5), ("no_space".to_owned(), 0)].into();
         let text = written_out(&report);
         assert!(text.contains("\n            last error, 1 min ago: disk full\n"), "{text}");
         assert!(text.contains("\nDropped     5 too old\n"), "{text}");
@@ -287,7 +290,7 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
         let text = written_out(&Report { uplink: Some(uplink), ..well() });
         for line in [
             "Uplink      uploading, for 2 h 0 min",
-            "Backlog     12,345 readings wait (1.5 MB), the oldest for 3 min, 80 in flight; 600 a minute, drained in 21 min",
+            "Backlog     12,345 readings wait (1.5 MB), the oldest 3 min old, 80 in flight; 600 a minute, drained in 21 min",
             "Uploaded    99 readings, 0 B; 1 rejected by the hub",
         ] {
             assert!(text.lines().any(|found| found == line), "{text}");

@@ -16,7 +16,7 @@ use forebay::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{private_files::read_secret, token_source::token_from_bytes};
+use super::{Failure, private_files::read_secret, token_source::token_from_bytes};
 use crate::config::{
     Config,
     uplink::{ModeConfig, UplinkConfig},
@@ -114,9 +114,8 @@ fn secret(file: &Path, credentials: Option<&Path>) -> Result<Secret, String> {
     let bytes = read_secret(file, credentials, Token::BYTES_MAX as u64 + 4)?;
     match token_from_bytes(bytes, &format!("in {}", file.display())) {
         Ok(token) => Ok(Secret::new(token.reveal())),
-        Err(failure) => {
-            Err(failure.message().map_or_else(|| format!("cannot read {}", file.display()), str::to_owned))
-        }
+        Err(Failure::Failed(words) | Failure::Usage(words)) => Err(words),
+        Err(Failure::Unwell | Failure::OutputClosed) => Err(format!("cannot read {}", file.display())),
     }
 }
 

@@ -56,7 +56,7 @@ const RESOLVER: Token = Token(3);
 const UPLINK: Token = Token(4);
 /// The file with the uplink's settings.
 const UPLINK_FILE: Token = Token(5);
-/// The socket that answers questions about the broker.
+/// The control socket and those who ask on it.
 const CONTROL: Token = Token(6);
 const FIRST_LISTENER: usize = 7;
 /// Tokens from here on are the slots of connections.
@@ -143,6 +143,7 @@ impl EventLoop {
         self.read_uplink(now);
         self.broker.handle_timeout(now);
         self.commit(now);
+        self.tell_sys_topics(now);
         self.write(now);
         self.drive_uplink(now);
         self.close(now);
@@ -168,8 +169,8 @@ impl EventLoop {
             self.registry_check.at(),
             self.store_retry.at(),
             self.uploading.deadline(),
-            self.control.as_ref().and_then(ControlSocket::poll_timeout),
             self.house.at(),
+            self.control.as_ref().and_then(ControlSocket::poll_timeout),
             self.watchdog.as_ref().map(|w| w.next),
         ];
         let next = own.into_iter().flatten().chain(self.broker.poll_timeout()).min()?;

@@ -87,16 +87,12 @@ impl EventLoop {
             return;
         };
         batch.settlement = self.uploading.poll_settlement();
-        let began = self.clock.now().mono;
         let stored = self.append(&batch, now);
         if batch.settlement.is_some() {
             self.uploading.handle_settled(stored.is_ok(), now);
         }
         match stored {
             Ok(()) => {
-                let ended = self.clock.now().mono;
-                self.observed.note_commit(ended.since(began), ended);
-                self.house.note_commit(&batch, now.mono);
                 self.broker.handle_committed(through, now);
                 self.uploading.handle_stored(&self.buffer, now);
                 if let Some(on_stored) = &mut self.on_stored {
@@ -108,11 +104,30 @@ impl EventLoop {
                     "{error}; nobody was told that these {} readings are stored",
                     batch.records.len()
                 );
-                self.observed.note_store_error(&error, now.mono);
                 self.broker.handle_commit_failed(now);
                 self.reopen_store(now);
             }
         }
+    }
+
+    /// On a full disk the space put by is given up, and the batch tried again: it was certainly not written.
+    fn append(&mut self, batch: &Batch, now: Now) -> Result<(), StoreError> {
+        let began = self.clock.now().mono;
+        let outcome = match self.buffer.append(batch) {
+            Err(error @ StoreError::Full(_)) if self.house.release_ballast(&error, now.mono) => {
+                self.buffer.append(batch)
+            }
+            outcome => outcome,
+        };
+        match &outcome {
+            Ok(()) => {
+                let ended = self.clock.now().mono;
+                self.observed.note_commit(ended.since(began), ended);
+                self.house.note_commit(batch, now.mono);
+            }
+            Err(error) => self.observed.note_store_error(error, now.mono),
+        }
+        outcome
     }
 
     /// Commits what became of readings at the hub, and nothing else.
@@ -120,25 +135,12 @@ impl EventLoop {
         let batch = Batch { settlement: Some(settlement), ..Batch::default() };
         let stored = self.append(&batch, now);
         self.uploading.handle_settled(stored.is_ok(), now);
-        match stored {
-            Ok(()) => self.house.note_commit(&batch, now.mono),
-            Err(error) => {
-                log::error!("{error}; some readings may be uploaded twice");
-                if !self.buffer.is_open() {
-                    self.broker.handle_commit_failed(now);
-                    self.reopen_store(now);
-                }
+        if let Err(error) = stored {
+            log::error!("{error}; some readings may be uploaded twice");
+            if !self.buffer.is_open() {
+                self.broker.handle_commit_failed(now);
+                self.reopen_store(now);
             }
-        }
-    }
-
-    /// On a full disk the space put by is given up, and the batch tried again: it was certainly not written.
-    fn append(&mut self, batch: &Batch, now: Now) -> Result<(), StoreError> {
-        match self.buffer.append(batch) {
-            Err(error @ StoreError::Full(_)) if self.house.release_ballast(&error, now.mono) => {
-                self.buffer.append(batch)
-            }
-            outcome => outcome,
         }
     }
 

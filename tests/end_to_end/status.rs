@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::PathBuf,
     process::Output,
@@ -13,10 +14,11 @@ use serde_json::Value;
 
 use crate::support::{
     broker::{Broker, Setup},
-    home::{Home, stderr, stdout},
+    client::Client,
+    home::{Device, Home, stderr, stdout},
     tracer::Tracer,
     wait::{SOON, until, until_true},
-    wire::{TELEMETRY, Version},
+    wire::{TELEMETRY, Version, subscribe},
 };
 
 use Version::V311;
@@ -216,4 +218,90 @@ fn a_data_directory_too_deep_for_a_socket_is_told_and_the_broker_runs() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("107 are possible"), "{}", stderr(&output));
     broker.stop();
+}
+
+/// Lets the readings of `edge` go to `address`, with the token of `account` there.
+fn set_uplink(edge: &Broker, address: SocketAddr, account: &Device) {
+    let token = edge.path().join("token");
+    fs::write(&token, &account.token).expect("written");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("set");
+    let (url, token) = (format!("mqtt://{address}"), token.display().to_string());
+    edge.must(&["uplink", "set", &url, "--plain", "--topic", TELEMETRY, "--token-file", &token]);
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_shown_with_the_backlog_and_no_more_once_it_can() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    let (account, pump) = (hub.add_device("gateway"), edge.add_device("pump"));
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr()).expect("an address");
+    set_uplink(&edge, nobody, &account);
+    let mut client = edge.online(V311, &pump, "meter");
+    for n in 0..3 {
+        client.telemetry(&format!("{{n:{n}}}"));
+    }
+    let output = until("the hub is found away", SOON, || {
+        let output = edge.run(&["status", "--json"]);
+        (output.status.code() == Some(3)).then_some(output)
+    });
+    let report = document(&output);
+    let what = report["troubles"][0]["what"].as_str().expect("words");
+    assert!(what.starts_with("the hub cannot be reached: ") && what.contains(&nobody.to_string()), "{what}");
+    let uplink = &report["uplink"];
+    assert_eq!((&uplink["connected"], &uplink["backlog"]), (&false.into(), &3.into()), "{report}");
+    assert_eq!(uplink["backlog_bytes"], 3 * r#"{"n":0}"#.len(), "{report}");
+    assert!(uplink["oldest_s"].as_u64().is_some_and(|age| age < 60), "{report}");
+    let shown = stdout(&edge.run(&["status"]));
+    assert!(shown.contains("! the hub cannot be reached: ") && shown.contains("3 readings wait"), "{shown}");
+
+    set_uplink(&edge, hub.plain(), &account);
+    let done = |report: &Value| report["uplink"]["uploaded"] == 3 && report["uplink"]["backlog"] == 0;
+    let report = until("the hub has everything", SOON, || {
+        Some(document(&edge.run(&["status", "--json"]))).filter(|report| done(report))
+    });
+    assert_eq!((&report["well"], &report["uplink"]["connected"]), (&true.into(), &true.into()), "{report}");
+    assert_eq!((&report["uplink"]["oldest_s"], &report["dropped"]["too_old"]), (&Value::Null, &0.into()));
+}
+
+/// What comes before `last`, as topic, payload and whether RETAIN is set.
+fn told_until(client: &mut Client, last: &str) -> Vec<(String, String, bool)> {
+    let mut told = Vec::new();
+    while told.last().is_none_or(|(topic, _, _): &(String, String, bool)| topic != last) {
+        let reply = client.packet();
+        assert_eq!(reply.first & 0xFE, 0x30, "a PUBLISH of QoS 0, not {reply:?}");
+        let (topic, payload) = reply.body[2..].split_at(usize::from(reply.body[1]));
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        told.push((text(topic), text(payload), reply.first & 1 == 1));
+    }
+    told
+}
+
+#[test]
+fn a_client_with_the_right_is_told_all_at_once_and_anew_every_ten_seconds() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    broker.online(V311, &device, "meter").telemetry("{a:1}");
+    let token = broker.must(&["client", "add", "monitor", "--subscribe", "$SYS/#"]);
+    let mut monitor = Client::dial(broker.plain());
+    monitor.connect(V311, "monitor", token.trim_end());
+    monitor.send(&subscribe(V311, 1, &[("$SYS/#", 0)]));
+    assert_eq!(monitor.packet().codes(V311, 1), Some(&[0][..]));
+    let told = told_until(&mut monitor, "$SYS/forebay/well");
+    assert!(told.iter().all(|(_, _, retained)| *retained), "{told:?}");
+    let value =
+        |topic: &str| told.iter().find(|told| told.0 == topic).map(|(_, payload, _)| payload.as_str());
+    assert_eq!(value("$SYS/broker/version"), Some(concat!("forebay version ", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(value("$SYS/broker/publish/messages/received"), Some("1"));
+    assert_eq!(value("$SYS/forebay/store/readings"), Some("1"));
+    assert_eq!(value("$SYS/forebay/well"), Some("true"));
+    assert!(told.len() > 40, "{told:?}");
+
+    let changed = told_until(&mut monitor, "$SYS/forebay/uptime_s");
+    assert!(changed.iter().all(|(_, _, retained)| !retained), "{changed:?}");
+    assert!(!changed.iter().any(|(topic, _, _)| topic == "$SYS/broker/version"), "it has not changed");
+
+    let ordinary = broker.add_client("ordinary");
+    let mut ordinary_client = Client::dial(broker.plain());
+    ordinary_client.connect(V311, "ordinary", &ordinary);
+    ordinary_client.send(&subscribe(V311, 1, &[("$SYS/#", 0)]));
+    assert_eq!(ordinary_client.packet().codes(V311, 1), Some(&[0x80][..]));
 }

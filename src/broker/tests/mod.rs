@@ -8,6 +8,7 @@ mod pacing;
 mod publishing;
 mod retaining;
 mod storing;
+mod sys_topics;
 
 #[path = "../../../tests/support/durable_model.rs"]
 mod durable_model;
