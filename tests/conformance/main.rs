@@ -12,7 +12,6 @@ mod aliases;
 mod connect;
 mod limits;
 mod malformed;
-mod packets;
 mod properties_v5;
 mod publish;
 mod qos2;

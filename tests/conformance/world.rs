@@ -2,14 +2,12 @@
 
 use std::{env, net::SocketAddr, time::Duration};
 
-use crate::{
-    packets::{Hello, PUBACK, PUBCOMP, PUBREC, PUBREL, Property, Publish, ack, read_properties},
-    support::{
-        broker::{Broker, Setup},
-        client::{Client, Event},
-        wait::SOON,
-        wire::{PINGREQ, Reply, Version, subscribe, unsubscribe},
-    },
+use crate::support::{
+    broker::{Broker, Setup},
+    client::{Client, Event},
+    packets::{Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Property, Publish, ack, read_properties},
+    wait::SOON,
+    wire::{PINGREQ, Reply, Version, subscribe, unsubscribe},
 };
 
 use Version::{V5, V311};
@@ -64,12 +62,12 @@ impl World {
     }
 
     /// A CONNECT with the world's token.
-    pub fn hello(&self, version: Version, client_id: &str) -> Hello {
-        Hello::new(version, client_id, &self.token)
+    pub fn hello(&self, version: Version, client_id: &str) -> Connect {
+        Connect::new(version, client_id).user(&self.token)
     }
 
     /// Sends a CONNECT that must let in.
-    pub fn connect(&self, hello: &Hello) -> Peer {
+    pub fn connect(&self, hello: &Connect) -> Peer {
         let mut client = self.dial();
         client.send(&hello.bytes());
         let connack = client.packet();
@@ -252,10 +250,7 @@ impl Peer {
 
     /// The value of a numeric property of its CONNACK.
     pub fn told_in_connack(&self, id: u8) -> Option<u32> {
-        self.connack_properties()
-            .iter()
-            .find(|(found, _)| *found == id)
-            .map(|(_, value)| value.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+        self.connack.connack_property(id)
     }
 
     /// DISCONNECT, and waits for the end.
