@@ -46,6 +46,9 @@ const EVENTS_PER_TURN: usize = 1024;
 /// How often an unsynchronised clock is asked again; a slew makes no event.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
+/// How often it is noted how long the machine has run, while anything on disk has a life that runs out.
+const RUNNING_NOTE: Duration = Duration::from_secs(600);
+
 /// Runs forebay until it is told to stop.
 ///
 /// # Errors
@@ -70,6 +73,7 @@ struct EventLoop {
     clock: SystemClock,
     clock_watch: Option<ClockWatch>,
     clock_check: Option<Mono>,
+    running_note: Mono,
     registry_watch: Option<FileWatch>,
     registry_check: RegistryCheck,
     listeners: Vec<Listener>,
@@ -131,6 +135,7 @@ impl EventLoop {
         let own = [
             self.accept_retry,
             self.clock_check,
+            Some(self.running_note),
             self.registry_check.at(),
             self.store_retry.at(),
             self.watchdog.as_ref().map(|w| w.next),
@@ -193,6 +198,9 @@ impl EventLoop {
     fn keep_house(&mut self, now: Now) {
         if self.clock_check.is_some_and(|at| at <= now.mono) {
             self.check_clock(now);
+        }
+        if self.running_note <= now.mono {
+            self.note_running(now);
         }
         if self.registry_check.take_due(now.mono) {
             self.reload_registry(now);

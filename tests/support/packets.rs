@@ -281,6 +281,12 @@ impl Connect {
         self
     }
 
+    /// For a session that outlives its connection, for as long as it may.
+    pub fn durable(self) -> Self {
+        let kept = self.keep_session();
+        if kept.version == V5 { kept.with(four(SESSION_EXPIRY, u32::MAX)) } else { kept }
+    }
+
     /// With this will.
     pub fn will(mut self, will: Publish) -> Self {
         self.will = Some(will);
