@@ -15,6 +15,22 @@ use Version::{V5, V311};
 /// The versions that most rules are tested in.
 pub const BOTH: [Version; 2] = [V311, V5];
 
+/// What lies between two connections of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// Nothing else.
+    Reconnect,
+    /// A clean end and a new start of the broker.
+    Stop,
+    /// The broker's sudden death and a new start.
+    Kill,
+}
+
+/// Every gap in every version.
+pub fn gaps() -> impl Iterator<Item = (Version, Gap)> {
+    BOTH.into_iter().flat_map(|version| [Gap::Reconnect, Gap::Stop, Gap::Kill].map(|gap| (version, gap)))
+}
+
 /// Where peers connect.
 pub struct World {
     broker: Option<Broker>,
@@ -27,7 +43,8 @@ pub struct World {
 pub struct Peer {
     /// The bytes below.
     pub client: Client,
-    version: Version,
+    pub version: Version,
+    is_durable: bool,
     last_id: u16,
     /// What let it in.
     pub connack: Reply,
@@ -72,7 +89,52 @@ impl World {
         client.send(&hello.bytes());
         let connack = client.packet();
         assert_eq!(connack.connack(), Some(0), "it is let in, got {connack:02X?}");
-        Peer { client, version: hello.version, last_id: 0, connack }
+        Peer { client, version: hello.version, is_durable: !hello.clean, last_id: 0, connack }
+    }
+
+    /// A CONNECT for a session that outlives its connection, new or gone on with.
+    pub fn durable(&self, version: Version, client_id: &str) -> Connect {
+        self.hello(version, client_id).durable()
+    }
+
+    /// Sends a CONNECT that must find a session, or must find none.
+    #[track_caller]
+    pub fn connect_finding(&self, hello: &Connect, present: bool) -> Peer {
+        let peer = self.connect(hello);
+        assert_eq!(peer.connack.body[0], u8::from(present), "session present [MQTT-3.2.2-2]");
+        peer
+    }
+
+    /// A new session that outlives its connection.
+    #[track_caller]
+    pub fn settle(&self, version: Version, client_id: &str) -> Peer {
+        self.connect_finding(&self.durable(version, client_id), false)
+    }
+
+    /// A new session that outlives its connection, with a subscription.
+    #[track_caller]
+    pub fn settle_on(&self, version: Version, client_id: &str, filter: &str, qos: u8) -> Peer {
+        let mut peer = self.settle(version, client_id);
+        assert_eq!(peer.subscribe(&[(filter, qos)]), [qos], "{filter} is granted");
+        peer
+    }
+
+    /// The client is back, and its session is there.
+    #[track_caller]
+    pub fn resume(&self, version: Version, client_id: &str) -> Peer {
+        self.connect_finding(&self.durable(version, client_id), true)
+    }
+
+    /// Lets happen what lies between two connections.
+    pub fn pass(&mut self, gap: Gap) {
+        let broker = self.broker.as_mut().expect("another broker cannot be started again from here");
+        match gap {
+            Gap::Reconnect => return,
+            Gap::Stop => broker.stop(),
+            Gap::Kill => broker.kill9(),
+        }
+        broker.restart();
+        self.address = broker.plain();
     }
 
     /// A peer with a clean session.
@@ -156,13 +218,19 @@ impl Peer {
     /// Publishes to the end of the exchange, which must go well.
     #[track_caller]
     pub fn publish(&mut self, topic: &str, qos: u8, payload: &str) {
+        self.publish_whole(Publish::new(topic, payload), qos);
+    }
+
+    /// The same for a message that is more than topic and payload.
+    #[track_caller]
+    pub fn publish_whole(&mut self, message: Publish, qos: u8) {
         let id = if qos > 0 { self.fresh_id() } else { 0 };
-        self.sends(&Publish::new(topic, payload).qos(qos, id));
+        self.sends(&message.qos(qos, id));
         match qos {
             0 => {}
-            1 => assert!(self.acked(PUBACK, id) < 0x80, "{topic} may be published to"),
+            1 => assert!(self.acked(PUBACK, id) < 0x80, "it may be published"),
             _ => {
-                assert!(self.acked(PUBREC, id) < 0x80, "{topic} may be published to");
+                assert!(self.acked(PUBREC, id) < 0x80, "it may be published");
                 self.send(&ack(PUBREL, id));
                 assert_eq!(self.acked(PUBCOMP, id), 0);
             }
@@ -209,6 +277,10 @@ impl Peer {
     /// Nothing has come, and the connection lives.
     #[track_caller]
     pub fn hears_nothing(&mut self) {
+        if self.is_durable {
+            // What is held until it is on disk comes before this is answered.
+            self.publish("to/nobody", 1, "");
+        }
         self.send(&PINGREQ);
         self.gets(&[0xD0, 0x00]);
     }
@@ -251,6 +323,45 @@ impl Peer {
     /// The value of a numeric property of its CONNACK.
     pub fn told_in_connack(&self, id: u8) -> Option<u32> {
         self.connack.connack_property(id)
+    }
+
+    /// Ends the connection without a DISCONNECT, and waits until the broker has noticed.
+    pub fn vanish(mut self) {
+        self.client.finish_sending();
+        self.client.until_closed(SOON);
+    }
+
+    /// Takes messages, however many come at once, and completes the exchange of each, until `is_enough`.
+    #[track_caller]
+    pub fn collect(&mut self, mut is_enough: impl FnMut(&[Publish]) -> bool) -> Vec<Publish> {
+        let (mut messages, mut unreleased) = (Vec::new(), 0);
+        while !is_enough(&messages) || unreleased > 0 {
+            let reply = self.client.packet();
+            if let Some(message) = Publish::read(self.version, &reply) {
+                match message.qos {
+                    0 => {}
+                    1 => self.send(&ack(PUBACK, message.id)),
+                    _ => self.send(&ack(PUBREC, message.id)),
+                }
+                unreleased += usize::from(message.qos == 2);
+                messages.push(message);
+            } else {
+                assert_eq!(reply.first, PUBREL, "a PUBLISH or PUBREL, got {reply:02X?}");
+                self.send(&[&[PUBCOMP, 2][..], &reply.body[..2]].concat());
+                unreleased -= 1;
+            }
+        }
+        messages
+    }
+
+    /// Takes exactly the messages of these payloads, in this order, and nothing more.
+    #[track_caller]
+    pub fn takes_all(&mut self, payloads: &[&str]) -> Vec<Publish> {
+        let messages = self.collect(|messages| messages.len() >= payloads.len());
+        let told: Vec<&str> = messages.iter().map(|message| message.told().1).collect();
+        assert_eq!(told, payloads);
+        self.hears_nothing();
+        messages
     }
 
     /// DISCONNECT, and waits for the end.

@@ -18,6 +18,7 @@ pub const ASSIGNED_CLIENT_ID: u8 = 0x12;
 pub const SERVER_KEEP_ALIVE: u8 = 0x13;
 pub const AUTHENTICATION_METHOD: u8 = 0x15;
 pub const REQUEST_PROBLEM_INFORMATION: u8 = 0x17;
+pub const WILL_DELAY: u8 = 0x18;
 pub const REASON_STRING: u8 = 0x1F;
 pub const RECEIVE_MAXIMUM: u8 = 0x21;
 pub const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
