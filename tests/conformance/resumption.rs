@@ -338,6 +338,22 @@ fn the_receive_maximum_of_the_new_connection_holds_mqtt_3_3_4_9_of_5_0() {
 }
 
 #[test]
+fn large_messages_that_waited_come_through_a_bounded_outbox() {
+    for (version, gap) in gaps().filter(|(_, gap)| *gap != Gap::Stop) {
+        let mut world = World::new();
+        world.settle_on(version, "peer", "large/#", 2).vanish();
+        let mut publisher = world.peer(version, "publisher");
+        let payloads: Vec<String> = (0..12).map(|n| format!("{n}{}", "x".repeat(100_000))).collect();
+        for (payload, qos) in payloads.iter().zip([1, 2].into_iter().cycle()) {
+            publisher.publish("large/a", qos, payload);
+        }
+        world.pass(gap);
+        let mut peer = world.resume(version, "peer");
+        peer.takes_all(&payloads.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_begun_delivery_of_a_shared_subscription_is_completed_to_its_member_mqtt_4_8_2_4() {
     for (version, gap) in gaps() {
         let mut world = World::new();

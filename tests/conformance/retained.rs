@@ -380,6 +380,22 @@ fn what_has_no_room_is_refused_with_0x97_and_the_others_stay() {
 }
 
 #[test]
+fn one_that_is_too_large_leaves_the_one_before() {
+    for (version, gap) in gaps() {
+        let mut world = World::with(Setup::new().limit("retained_bytes", 2000));
+        let mut publisher = world.peer(V5, "publisher");
+        retain(&mut publisher, "bytes/a", 1, "small");
+        let id = publisher.fresh_id();
+        publisher.sends(&Publish::new("bytes/a", "x".repeat(3000)).retain().qos(1, id));
+        assert_eq!(publisher.acked(PUBACK, id), 0x97);
+        retain(&mut world.peer(V311, "older"), "bytes/a", 1, &"x".repeat(3000));
+        world.pass(gap);
+        let messages = found(&world, version, "bytes/a", 1);
+        assert_eq!(messages.iter().map(Publish::told).collect::<Vec<_>>(), [("bytes/a", "small")]);
+    }
+}
+
+#[test]
 fn a_will_with_retain_is_retained_mqtt_3_1_2_17_and_3_1_2_16() {
     for (version, gap) in gaps() {
         let mut world = World::new();
