@@ -29,9 +29,10 @@ use support::{
     broker::{Broker, Setup},
     client::{Client, tls_config},
     fleet::{Fleet, Payload},
+    packets::Connect,
     process, tell,
     wait::SOON,
-    wire::{Connect, Version},
+    wire::Version,
 };
 
 /// How long and how much.

@@ -6,9 +6,10 @@ use crate::support::{
     broker::{Broker, Setup},
     client::{Client, Event},
     home::Device,
+    packets::Connect,
     process,
     wait::{SOON, until_true},
-    wire::{Connect, Reply, Version},
+    wire::{Reply, Version},
 };
 
 use Expect::{Answered, Closed, Left, NotSubscribed, Refused, Told, TurnedAway};
