@@ -8,10 +8,10 @@ use std::{
 
 use crate::{
     clock::Now,
-    ids::{DeliveryId, MessageId, SessionId, SessionSlot, Ticket},
+    ids::{DeliveryId, DeviceName, IdentityId, MessageId, SessionId, SessionSlot, Ticket},
     mqtt::{PacketId, TopicFilter},
     session::{
-        AccessRights, Delivery, Message, Outgoing, Session,
+        AccessRights, Delivery, Message, Outgoing, Session, Will,
         durable::{Change, DeliveryRow, Recovered, RecoveredSession, SessionRow},
         outgoing::Place,
     },
@@ -34,6 +34,16 @@ pub(super) struct Durability {
     current: Option<(Arc<Message>, MessageId)>,
     /// Sessions with something in flight that waits for its commit.
     awaiting: VecDeque<(Ticket, SessionSlot)>,
+    /// Wills of sessions that are in doubt: published once the disk does not have them.
+    doubtful_wills: Vec<DoubtfulWill>,
+}
+
+#[derive(Debug)]
+struct DoubtfulWill {
+    identity: IdentityId,
+    client_id: Arc<str>,
+    name: DeviceName,
+    will: Will,
 }
 
 impl Durability {
@@ -206,10 +216,35 @@ impl Broker {
         let durable: Vec<SessionSlot> =
             self.sessions.iter().filter(|(_, s)| s.durable.is_some()).map(|(slot, _)| slot).collect();
         for slot in durable {
+            self.doubt_will(slot);
             self.end_session(slot, now);
         }
         self.retained.clear();
-        self.durability = Durability::default();
+        let doubtful_wills = std::mem::take(&mut self.durability.doubtful_wills);
+        self.durability = Durability { doubtful_wills, ..Durability::default() };
+    }
+
+    /// Keeps the will of a durable session apart, if it has one: the disk may have it as well, and it is published once.
+    pub(super) fn doubt_will(&mut self, slot: SessionSlot) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let Some(will) = session.will.take() else { return };
+        let (identity, client_id) = (session.identity, Arc::clone(&session.client_id));
+        let doubtful = DoubtfulWill { identity, client_id, name: session.name.clone(), will: *will };
+        self.durability.doubtful_wills.push(doubtful);
+    }
+
+    /// Publishes the wills that were in doubt and are not on disk.
+    fn publish_doubtful_wills(&mut self, wills: Vec<DoubtfulWill>, sessions: &[RecoveredSession], now: Now) {
+        for DoubtfulWill { identity, client_id, name, will } in wills {
+            let is_on_disk = sessions.iter().any(|session| {
+                session.row.identity == identity
+                    && session.row.client_id.as_ref() == client_id.as_ref()
+                    && session.will.is_some()
+            });
+            if !is_on_disk {
+                self.publish_will(&name, will, now);
+            }
+        }
     }
 
     /// Takes over what a start or a reopening found on disk.
@@ -217,6 +252,7 @@ impl Broker {
     /// Sessions of identities that are gone end, and so do subscriptions beyond today's rights: both may have changed
     /// while the broker was not running.
     pub(super) fn adopt(&mut self, recovered: Recovered, now: Now) {
+        let doubtful_wills = std::mem::take(&mut self.durability.doubtful_wills);
         self.durability = Durability {
             last_session: recovered.last_session,
             last_message: recovered.last_message,
@@ -233,6 +269,7 @@ impl Broker {
                 self.note(Change::MessageOver(*id), now);
             }
         }
+        self.publish_doubtful_wills(doubtful_wills, &recovered.sessions, now);
         for session in recovered.sessions {
             self.adopt_session(session, &messages, now);
         }

@@ -235,6 +235,11 @@ impl Broker {
         self.identities.count()
     }
 
+    /// Whether the life of anything on disk is running out, so that it is worth noting how time goes by.
+    pub fn counts_time(&self) -> bool {
+        self.sessions.offline_len() > 0 || self.retained.next_expiry().is_some()
+    }
+
     /// Whether the store takes readings.
     pub fn is_storing(&self) -> bool {
         self.store != StoreState::Failed

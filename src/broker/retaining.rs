@@ -9,11 +9,15 @@ use crate::{
     session::{Delivery, Message, Terms, durable::Change},
 };
 
-use super::{Broker, Deadline};
+use super::{Broker, Deadline, StoreState};
 
 impl Broker {
     /// Makes `message` its topic's retained message, or clears that if it is empty; gives back whether there was room.
+    /// While the store is out of order there is none.
     pub(super) fn retain(&mut self, message: &Arc<Message>, now: Now) -> bool {
+        if self.store == StoreState::Failed {
+            return false;
+        }
         if message.payload().is_empty() {
             if self.retained.remove(message.topic()).is_some() {
                 self.note(Change::RetainedOver(message.topic().as_str().into()), now);
@@ -32,9 +36,10 @@ impl Broker {
     /// Takes over what is on disk; what has expired meanwhile goes.
     pub(super) fn adopt_retained(&mut self, messages: Vec<Message>, now: Now) {
         for message in messages {
-            if message.is_expired(now.mono) || self.retained.insert(Arc::new(message), &self.limits).is_err()
-            {
-                continue;
+            if message.is_expired(now.mono) {
+                self.note(Change::RetainedOver(message.topic().as_str().into()), now);
+            } else if self.retained.insert(Arc::new(message), &self.limits).is_err() {
+                log::warn!("a retained message is left out: there are more on disk than may be kept");
             }
         }
         self.arm_retained_expiry();

@@ -82,6 +82,9 @@ impl Broker {
         let goes_on =
             session.durable.is_some() && session.expiry_s > 0 && !reason.ends_session() && !is_failed;
         if !goes_on {
+            if is_failed && session.durable.is_some() {
+                self.doubt_will(slot);
+            }
             return self.end_session(slot, now);
         }
         let identity = session.identity;

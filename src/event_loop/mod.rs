@@ -48,6 +48,9 @@ const EVENTS_PER_TURN: usize = 1024;
 /// How often an unsynchronised clock is asked again; a slew makes no event.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
+/// How often it is noted how long the machine has run, while anything on disk has a life that runs out.
+const RUNNING_NOTE: Duration = Duration::from_secs(600);
+
 /// Runs forebay until it is told to stop.
 ///
 /// # Errors
@@ -72,6 +75,7 @@ struct EventLoop {
     clock: SystemClock,
     clock_watch: Option<ClockWatch>,
     clock_check: Option<Mono>,
+    running_note: Mono,
     registry_watch: Option<FileWatch>,
     registry_check: RegistryCheck,
     listeners: Vec<Listener>,
@@ -134,6 +138,7 @@ impl EventLoop {
         let own = [
             self.accept_retry,
             self.clock_check,
+            Some(self.running_note),
             self.registry_check.at(),
             self.store_retry.at(),
             self.house.at(),
@@ -197,6 +202,9 @@ impl EventLoop {
     fn keep_house(&mut self, now: Now) {
         if self.clock_check.is_some_and(|at| at <= now.mono) {
             self.check_clock(now);
+        }
+        if self.running_note <= now.mono {
+            self.note_running(now);
         }
         if self.registry_check.take_due(now.mono) {
             self.reload_registry(now);

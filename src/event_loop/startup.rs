@@ -25,7 +25,7 @@ use crate::{
 
 use super::{
     CLOCK, CLOCK_CHECK, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, OnStored, REGISTRY,
-    RegistryCheck, SIGNALS, Watchdog, house::House,
+    RUNNING_NOTE, RegistryCheck, SIGNALS, Watchdog, house::House,
 };
 
 /// Where forebay keeps its files, where it listens, and within which bounds.
@@ -139,6 +139,7 @@ impl EventLoop {
             events: Events::with_capacity(EVENTS_PER_TURN),
             clock_watch: watch_clock(&poll),
             clock_check: Some(now.mono + CLOCK_CHECK),
+            running_note: now.mono + RUNNING_NOTE,
             registry_watch: watch_registry(&poll, &data_dir),
             registry_check: RegistryCheck::default(),
             signals,

@@ -9,7 +9,7 @@ use crate::{
     store::StoreError,
 };
 
-use super::{CLOCK_CHECK, EventLoop};
+use super::{CLOCK_CHECK, EventLoop, RUNNING_NOTE};
 
 /// First wait after the store could not be opened again; each further one doubles it.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
@@ -141,6 +141,21 @@ impl EventLoop {
     pub(super) fn note_seen(&mut self, seen: &[(IdentityId, Wall)]) {
         if let Err(error) = self.registry.note_seen(seen) {
             log::warn!("{error}; it will be out of date who was seen when");
+        }
+    }
+
+    /// Notes how long the machine has run, so that lives go on from here after a power cut.
+    pub(super) fn note_running(&mut self, now: Now) {
+        self.running_note = now.mono + RUNNING_NOTE;
+        if !self.broker.counts_time() || !self.broker.is_storing() {
+            return;
+        }
+        if let Err(error) = self.buffer.note_running(now.mono) {
+            log::error!("{error}; it is tried again later");
+            if !self.buffer.is_open() {
+                self.broker.handle_commit_failed(now);
+                self.reopen_store(now);
+            }
         }
     }
 

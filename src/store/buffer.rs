@@ -48,7 +48,7 @@ const REOPEN_CHECK_TIME: Duration = Duration::from_secs(2);
 /// Statements kept compiled between commits: more than there are.
 const STATEMENTS_KEPT: usize = 64;
 
-/// The journal of readings, open for writing; one per data directory, see [`DataDir::lock`].
+/// The journal of readings and sessions, open for writing; one per data directory, see [`DataDir::lock`].
 #[derive(Debug)]
 pub struct Buffer {
     /// None while CLOSED. Stands before `files`, so that SQLite lets go of its locks first.

@@ -9,6 +9,7 @@ mod certificates;
 mod configuration;
 mod credentials;
 mod durability;
+mod durable_sessions;
 mod lifecycle;
 mod local_clients;
 mod not_offered;

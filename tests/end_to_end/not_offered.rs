@@ -1,10 +1,8 @@
-//! What a device is not given: topics of others, retained messages, sessions that outlive their connection. Each is
-//! refused with its code, never silently accepted.
+//! What a device is not given: topics of others. Each is refused with its code, never silently accepted.
 
 use crate::support::{
     broker::Broker,
-    client::Client,
-    wire::{Connect, TELEMETRY, VERSIONS, Version, publish, subscribe, unsubscribe},
+    wire::{TELEMETRY, VERSIONS, Version, publish, subscribe, unsubscribe},
 };
 
 use Version::{V5, V311};
@@ -57,15 +55,6 @@ fn an_unsubscribe_is_answered_even_if_there_was_no_subscription() {
 }
 
 #[test]
-fn version_5_is_told_that_nothing_is_retained_and_every_qos_is_served() {
-    let broker = Broker::start();
-    let device = broker.add_device("pump");
-    let connack = Client::dial(broker.plain()).connect(V5, "meter", &device.token);
-    assert_eq!(connack.connack_property(0x24), None, "Maximum QoS [MQTT-3.2.2-9]");
-    assert_eq!(connack.connack_property(0x25), Some(0), "Retain Available [MQTT-3.2.2-14]");
-}
-
-#[test]
 fn qos_2_telemetry_is_stored_once_and_every_step_is_answered() {
     let broker = Broker::start();
     let device = broker.add_device("pump");
@@ -81,18 +70,4 @@ fn qos_2_telemetry_is_stored_once_and_every_step_is_answered() {
         assert_eq!((pubcomp.first, &pubcomp.body[..]), (0x70, &[0, 1][..]), "{version:?}");
     }
     assert_eq!(broker.telemetry().len(), VERSIONS.len());
-}
-
-#[test]
-fn session_present_is_never_claimed() {
-    let broker = Broker::start();
-    let device = broker.add_device("pump");
-    for version in VERSIONS {
-        for _ in 0..2 {
-            let mut client = Client::dial(broker.plain());
-            let connect = Connect::new(version, "meter").user(&device.token).keep_session();
-            let connack = client.ask_in(version, &connect);
-            assert_eq!(connack.body[..2], [0, 0], "{version:?} [MQTT-3.2.2-2]");
-        }
-    }
 }

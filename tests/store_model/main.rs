@@ -12,6 +12,8 @@ mod journal;
 mod model;
 mod place;
 mod registry;
+mod sessions;
+mod sessions_model;
 
 use disk::Disk;
 use place::Place;
@@ -41,6 +43,17 @@ fn the_registry_does_what_its_model_does() {
 }
 
 #[test]
+fn sessions_are_kept_as_their_model_keeps_them() {
+    for seed in seeds(20) {
+        let replay = Replay(seed);
+        let place = Place::Simulated(Disk::new(seed));
+        let mut both = sessions::Both::new(&place, seed);
+        (0..CALLS).for_each(|_| both.call());
+        drop(replay);
+    }
+}
+
+#[test]
 fn on_real_files_it_is_the_same() {
     let replay = Replay(1);
     let place = Place::Real(tempfile::tempdir().expect("a directory"));
@@ -50,6 +63,9 @@ fn on_real_files_it_is_the_same() {
         journal.call();
         registry.call();
     }
+    drop(journal);
+    let mut sessions = sessions::Both::new(&place, 1);
+    (0..CALLS).for_each(|_| sessions.call());
     drop(replay);
 }
 

@@ -16,6 +16,8 @@ use forebay::{
 struct Boot {
     id: String,
     clock: ClockState,
+    /// When the journal was last opened in it.
+    opened_ms: i64,
 }
 
 /// The journal.
@@ -41,14 +43,15 @@ pub struct Found {
 
 impl Journal {
     /// The journal is opened in boot `id`, so long after its beginning. The newest boot goes on if it is the same one,
-    /// unless its last reading lies in the future.
+    /// unless its last reading, or the last opening, lies in the future.
     pub fn open(&mut self, id: &str, now_ms: i64, clock: ClockState) {
         let last = self.readings.last().filter(|(_, boot)| boot + 1 == self.boots.len());
         let is_past = last.is_none_or(|(record, _)| record.received.as_millis() <= now_ms);
         match self.boots.last() {
-            Some(newest) if newest.id == id && is_past => self.set_clock(clock),
-            _ => self.boots.push(Boot { id: id.to_owned(), clock }),
+            Some(newest) if newest.id == id && is_past && newest.opened_ms <= now_ms => self.set_clock(clock),
+            _ => self.boots.push(Boot { id: id.to_owned(), clock, opened_ms: now_ms }),
         }
+        self.boots.last_mut().expect("there is one now").opened_ms = now_ms;
         self.dropped = 0;
     }
 

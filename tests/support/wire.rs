@@ -106,9 +106,12 @@ impl Connect {
         self
     }
 
-    /// With clean session (clean start) off.
+    /// For a session that outlives the connection, in version 5 for ever.
     pub fn keep_session(mut self) -> Self {
         self.clean = false;
+        if self.version == Version::V5 {
+            self.properties.extend([0x11, 0xFF, 0xFF, 0xFF, 0xFF]);
+        }
         self
     }
 

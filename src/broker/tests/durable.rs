@@ -5,6 +5,8 @@ use super::{
     *,
 };
 
+const QOS1_RETAIN: u8 = 0x03;
+
 /// The properties of a CONNECT that asks for a session of this many seconds.
 fn expiry(seconds: u32) -> Vec<u8> {
     [&[0x11][..], &seconds.to_be_bytes()].concat()
@@ -291,6 +293,32 @@ fn a_failed_commit_brings_sessions_back_to_what_the_disk_says() {
     let (_, present, said) = world.durable(5, "sub");
     assert!(present);
     assert!(said.is_empty(), "what was not acknowledged may be gone");
+}
+
+#[test]
+fn a_will_is_published_once_whichever_way_a_failed_commit_went_mqtt_3_1_2_8() {
+    for (is_known, is_there_after_all) in [(true, false), (false, false), (false, true)] {
+        let mut world = World::new();
+        let watcher = world.subscriber(4, "watcher", "gone", 0);
+        let conn = world.accept();
+        let body = [string("MQTT"), vec![4, 0x84, 0, 60], string("dying"), string("gone"), string("bye")];
+        world.send(conn, &packet(0x10, &[body.concat(), string(PANEL_TOKEN)].concat()));
+        if is_known {
+            world.commit();
+        }
+        world.send(conn, &message(4, QOS1_RETAIN, 1, "a", &[], "x"));
+        let (_, batch) = world.broker.poll_commit().expect("something to commit");
+        if is_there_after_all {
+            world.durable.commit(&batch);
+        }
+        world.broker.handle_commit_failed(world.now);
+        world.broker.handle_store_ready(world.durable.recovered(), world.now);
+        world.wait(Duration::from_secs(1));
+        let told = message(4, 0, 0, "gone", &[], "bye");
+        assert_eq!(world.sent(watcher), told, "known {is_known}, there {is_there_after_all}");
+        world.commit();
+        assert!(world.durable.recovered().sessions.iter().all(|session| session.will.is_none()));
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod promises;
 mod run;
 mod scripts;
+mod sessions;
 
 use forebay::{
     clock::{Mono, Now, Wall},
@@ -292,6 +293,7 @@ fn examine(disk: &Disk, manner: Manner, promises: &Promises) -> Result<(), Strin
         let (mut registry, mut buffer) = open(disk, manner).map_err(words)?;
         promises.check_registry(&registry)?;
         check_quarantine(disk, &buffer, &promises)?;
+        promises.check_sessions(&buffer)?;
         if promises.clocks.is_empty() {
             promises.clocks.push(UNSET);
         }

@@ -6,8 +6,10 @@ use forebay::{
     clock::ClockState,
     identity::TokenHash,
     ids::{DeviceName, Seq},
-    store::{BufferReader, Query, Registry, StoredReading},
+    store::{Buffer, BufferReader, Query, Registry, StoredReading},
 };
+
+use super::sessions::words;
 
 /// What a device's row may say; None is no row.
 pub type DeviceState = Option<(TokenHash, bool)>;
@@ -23,6 +25,8 @@ pub struct Promises {
     pub set_aside: Option<Vec<u8>>,
     /// Each device's possible states: one if its last change was confirmed.
     pub devices: BTreeMap<DeviceName, Vec<DeviceState>>,
+    /// What may be found of sessions and retained messages, in words: one thing if the last change was confirmed.
+    pub sessions: Vec<String>,
     /// The possible clocks of the first boot; empty if it may not have begun.
     pub clocks: Vec<ClockState>,
 }
@@ -78,6 +82,15 @@ impl Promises {
         match found.iter().find(|reading| !possible(reading)) {
             None => Ok(()),
             Some(reading) => Err(format!("{reading:?} has a time of none of {:?}", self.clocks)),
+        }
+    }
+
+    /// Checks the sessions: they are as the last change left them that was confirmed, or asked for.
+    pub fn check_sessions(&self, buffer: &Buffer) -> Result<(), String> {
+        let found = words(&buffer.recover().map_err(|error| error.to_string())?);
+        match self.sessions.contains(&found) || (self.sessions.is_empty() && found.is_empty()) {
+            true => Ok(()),
+            false => Err(format!("LOST a change: found {found:?} where {:?} may be", self.sessions)),
         }
     }
 

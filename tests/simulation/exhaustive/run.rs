@@ -5,11 +5,16 @@ use forebay::{
     identity::TokenHash,
     ids::{DeviceName, Seq},
     record::{Quarantined, Record},
-    session::Batch,
+    session::{Batch, durable::Change},
     store::{BootId, Buffer, BufferReader, Query, Registry, StoreError, StoreOptions},
 };
 
-use super::promises::{DeviceState, Promises, RECEIVED_MS};
+use rusqlite::{Connection, OpenFlags};
+
+use super::{
+    promises::{DeviceState, Promises, RECEIVED_MS},
+    sessions::words,
+};
 use crate::{
     disk::Disk,
     machine::{self, Locking},
@@ -153,11 +158,46 @@ impl<'a> Run<'a> {
 
     /// Stores readings in one batch, and promises them when it is done.
     pub fn append(&mut self, values: &[&str]) -> Result<(), GaveUp> {
-        let values: Vec<String> = values.iter().map(|value| format!("{{\"v\":\"{value}\"}}")).collect();
+        let values: Vec<String> = values.iter().copied().map(value).collect();
         self.promises.asked.extend(values.clone());
         self.note();
         self.insist(|run| run.append_or_reopen(batch_of(&values)))?;
         self.promises.stored.extend(values);
+        self.note();
+        Ok(())
+    }
+
+    /// There is a journal with three readings already, of the version that knew nothing else.
+    pub fn find_old_journal(&mut self) {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let path = machine::data_dir().buffer_path();
+        let old = Connection::open_with_flags_and_vfs(path, flags, self.disk.vfs()).expect("made");
+        old.execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA page_size=1024; PRAGMA journal_mode=WAL")
+            .and_then(|()| old.execute_batch(include_str!("journal_1.sql")))
+            .expect("written");
+        drop(old);
+        let values = ["old1", "old2", "old3"].map(value);
+        self.promises.asked.extend(values.clone());
+        self.promises.stored.extend(values);
+        self.promises.clocks.push(UNSET);
+        self.note();
+        let storage = self.disk.storage();
+        self.started = Some((storage.changes(), storage.calls()));
+    }
+
+    /// Makes changes to sessions in one batch, after which `after` is to be found.
+    pub fn change_sessions(&mut self, changes: &[Change], after: &str) -> Result<(), GaveUp> {
+        let batch = Batch { changes: changes.to_vec(), ..Batch::default() };
+        let before = self.promises.sessions.pop().unwrap_or_default();
+        self.promises.sessions = vec![before, after.to_owned()];
+        self.note();
+        self.insist(|run| {
+            let Err(error) = run.append_or_reopen(batch.clone()) else { return Ok(()) };
+            // The try that failed may have come through all the same: the broker goes by what it finds.
+            let found = run.buffer.as_ref().expect("the script has started").recover()?;
+            if words(&found) == after { Ok(()) } else { Err(error) }
+        })?;
+        self.promises.sessions = vec![after.to_owned()];
         self.note();
         Ok(())
     }
@@ -258,6 +298,11 @@ impl<'a> Run<'a> {
         self.note();
         Ok(())
     }
+}
+
+/// The values of a reading.
+fn value(text: &str) -> String {
+    format!("{{\"v\":\"{text}\"}}")
 }
 
 pub fn name(text: &str) -> DeviceName {

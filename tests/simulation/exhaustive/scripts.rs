@@ -2,7 +2,13 @@
 
 use forebay::clock::ClockState;
 
-use super::run::{GaveUp, Run};
+use super::{
+    run::{GaveUp, Run},
+    sessions::{
+        delivered, message, message_over, over, queued, received, retained, sent, session, subscribed,
+        unreleased, will,
+    },
+};
 
 /// A script and what it is about.
 pub struct Script {
@@ -24,6 +30,8 @@ pub const SCRIPTS: &[Script] = &[
     Script { name: "reopen", play: reopen, stride: 1 },
     Script { name: "clock row", play: clock, stride: 1 },
     Script { name: "both databases in turn", play: both, stride: 1 },
+    Script { name: "a journal of readings only", play: old_journal, stride: 1 },
+    Script { name: "sessions", play: sessions, stride: 1 },
     Script { name: "starts and stops", play: starts_and_stops, stride: 1 },
 ];
 
@@ -104,6 +112,28 @@ fn both(run: &mut Run<'_>) -> Result<(), GaveUp> {
     run.append(&["a2"])?;
     run.disable("pump", "T2")?;
     run.append(&["a3"])
+}
+
+fn old_journal(run: &mut Run<'_>) -> Result<(), GaveUp> {
+    run.find_old_journal();
+    run.start()?;
+    run.change_sessions(&[session(1), subscribed(1, "a/#")], "[1 a/#]")?;
+    run.append(&["a1"])
+}
+
+fn sessions(run: &mut Run<'_>) -> Result<(), GaveUp> {
+    run.start()?;
+    run.change_sessions(&[session(1), subscribed(1, "a/#"), will(1, "w")], "[1 a/# will w]")?;
+    run.change_sessions(&[message(1, "a/1", 9), queued(1, 1, 1)], "[1 a/# a/1 will w]")?;
+    run.change_sessions(&[sent(1, 7), unreleased(1, 5)], "[1 a/# a/1@7 ?5 will w]")?;
+    run.append(&["a1"])?;
+    run.change_sessions(&[received(1), retained("r", 3_000)], "[1 a/# a/1@7! ?5 will w] r:3000")?;
+    run.change_sessions(
+        &[session(2), message(2, "a/2", 2_000), queued(2, 2, 2), queued(3, 1, 2), retained("r", 1)],
+        "[1 a/# a/1@7! a/2 ?5 will w] [2 a/2] r:1",
+    )?;
+    run.change_sessions(&[delivered(1), message_over(1)], "[1 a/# a/2 ?5 will w] [2 a/2] r:1")?;
+    run.change_sessions(&[over(1)], "[2 a/2] r:1")
 }
 
 fn starts_and_stops(run: &mut Run<'_>) -> Result<(), GaveUp> {

@@ -1,0 +1,73 @@
+//! Sessions and retained messages outlive the connection and a broker that is killed.
+
+use crate::support::{
+    broker::{Broker, Setup},
+    client::Client,
+    wire::{Connect, VERSIONS, Version, publish, subscribe},
+};
+
+use Version::{V5, V31, V311};
+
+/// A broker with one local client, and that client's token.
+fn start() -> (Broker, String) {
+    let setup = Setup::new();
+    let token = setup.home().must(&["client", "add", "panel"]).trim_end().to_owned();
+    (setup.start(), token)
+}
+
+/// A client that finds its session again; gives back whether the broker says that it has one.
+fn connect(broker: &Broker, version: Version, token: &str) -> (Client, bool) {
+    let mut client = Client::dial(broker.plain());
+    let connack = client.ask_in(version, &Connect::new(version, "panel").user(token).keep_session());
+    assert_eq!(connack.connack(), Some(0), "{version:?} is let in: {connack:02X?}");
+    (client, connack.body[0] == 1)
+}
+
+#[test]
+fn a_session_is_found_again_after_a_kill_with_what_came_meanwhile_mqtt_3_2_2_2() {
+    for version in VERSIONS {
+        let (mut broker, token) = start();
+        let (mut client, present) = connect(&broker, version, &token);
+        assert!(!present, "{version:?}: there was none [MQTT-3.2.2-3]");
+        client.send(&subscribe(version, 1, &[("hall/+", 1)]));
+        assert_eq!(client.packet().codes(version, 1), Some(&[1][..]), "{version:?}");
+        drop(client);
+
+        let mut publisher = Client::dial(broker.plain());
+        publisher.connect(V311, "publisher", &token);
+        for text in ["one", "two"] {
+            assert_eq!(publisher.publish("hall/lamp", text), 0, "it is on disk");
+        }
+        broker.kill9();
+        broker.restart();
+
+        let (mut client, present) = connect(&broker, version, &token);
+        // Version 3.1 has no such flag.
+        assert_eq!(present, version != V31, "{version:?}");
+        for (id, text) in [(1, "one"), (2, "two")] {
+            let message = client.packet();
+            let expected = publish(version, "hall/lamp", 1, id, text);
+            assert_eq!((message.first, &message.body[..]), (expected[0], &expected[2..]), "{version:?}");
+        }
+    }
+}
+
+#[test]
+fn a_retained_message_survives_a_kill() {
+    let (mut broker, token) = start();
+    let mut publisher = Client::dial(broker.plain());
+    publisher.connect(V5, "publisher", &token);
+    let mut retained = publish(V5, "hall/lamp", 1, 7, "on");
+    retained[0] |= 1;
+    publisher.send(&retained);
+    assert_eq!(publisher.packet().puback().map(|(_, code)| code < 0x80), Some(true));
+    broker.kill9();
+    broker.restart();
+    let mut late = Client::dial(broker.plain());
+    late.connect(V311, "late", &token);
+    late.send(&subscribe(V311, 1, &[("#", 0)]));
+    assert_eq!(late.packet().codes(V311, 1), Some(&[0][..]));
+    let expected = publish(V311, "hall/lamp", 0, 0, "on");
+    let message = late.packet();
+    assert_eq!((message.first, &message.body[..]), (0x31, &expected[2..]));
+}
