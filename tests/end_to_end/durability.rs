@@ -243,6 +243,29 @@ fn on_a_full_disk_the_oldest_make_room_for_the_new_and_each_is_counted() {
     broker.stop();
 }
 
+#[test]
+fn the_data_directory_stays_within_max_bytes_and_the_newest_readings_stay() {
+    let broker = Setup::new().setting("storage.max_bytes = '16 MiB'").start();
+    let device = broker.add_device("pump");
+    let mut client = broker.online(V311, &device, "meter");
+    let wide = "x".repeat(400);
+    let mut last = 0;
+    for _ in 0..400 {
+        let readings: Vec<String> =
+            (last + 1..=last + 130).map(|n| format!(r#"{{"n":{n},"w":"{wide}"}}"#)).collect();
+        client.telemetry(&format!("[{}]", readings.join(",")));
+        last += readings.len();
+    }
+    let used = || -> u64 {
+        let files = fs::read_dir(broker.data_dir()).expect("a directory");
+        files.map(|file| file.expect("a file").metadata().expect("it is there").len()).sum()
+    };
+    assert!(used() < 17 << 20, "{} bytes of 21 MB that came", used());
+    assert_eq!(broker.count(&format!("SELECT count(*) FROM journal WHERE seq > {}", last - 1000)), 1000);
+    let lost = broker.count("SELECT no_space FROM removed");
+    assert_eq!(lost + broker.count("SELECT count(*) FROM journal"), last as i64, "each is counted");
+}
+
 /// Runs a subcommand among the mounts of the broker.
 fn inside(broker: &Broker, arguments: &[&str]) -> Output {
     let words = enter(Kind::Mount, broker.pid());
