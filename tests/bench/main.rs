@@ -1,8 +1,8 @@
 //! What durability costs: readings per second, time on the processor and memory, beside mosquitto's plain QoS 1, which
 //! keeps nothing.
 //!
-//! And whether guesses at tokens take longer the nearer they come; what the broker costs at scale (`scale`); and whether
-//! it keeps to its memory in the long run (`soak`).
+//! And whether guesses at tokens take longer the nearer they come; how long a start takes with a long journal; what the
+//! broker costs at scale (`scale`); and whether it keeps to its memory in the long run (`soak`).
 //!
 //! Runs for a moment as a test, so that it does not rot. `BENCH=full cargo test --release --test bench -- --nocapture`
 //! measures in earnest and prints the tables; mosquitto is measured if it is installed.
@@ -15,6 +15,7 @@ mod guesses;
 mod mosquitto;
 mod scale;
 mod soak;
+mod start;
 
 use std::{
     net::SocketAddr,

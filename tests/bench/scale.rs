@@ -11,9 +11,10 @@ use crate::{
     support::{
         broker::{Broker, Setup},
         client::{Client, Event},
+        packets::Connect,
         process, tell,
         wait::SOON,
-        wire::{Connect, Version, publish, subscribe},
+        wire::{Version, publish, subscribe},
     },
 };
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::support::{
     broker::Setup,
     client::{Client, Event},
+    packets::Connect,
     wait::SOON,
-    wire::{Connect, TELEMETRY, Version},
+    wire::{TELEMETRY, Version},
 };
 
 #[test]

@@ -13,7 +13,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::Tally;
 use crate::support::{
     chance::Chance,
-    wire::{Connect, Reply, TELEMETRY, Version, publish, subscribe, unsubscribe},
+    packets::{Connect, Publish},
+    wire::{Reply, TELEMETRY, Version, publish, subscribe, unsubscribe},
 };
 
 /// Messages of QoS 1 and 2 one client has under way: few enough for every broker.
@@ -138,7 +139,8 @@ impl Soaker {
             connect = if self.version == Version::V5 { connect.properties(&expiry) } else { connect };
         }
         if self.kind == Kind::LocalClient && chance.below(4) == 0 {
-            connect = connect.will(self.room("will"), "gone", chance.below(3) as u8);
+            let will = Publish::new(self.room("will"), "gone").qos(chance.below(3) as u8, 0);
+            connect = connect.will(will);
         }
         self.outbox = connect.bytes();
     }
