@@ -11,11 +11,14 @@ use super::{
     data_dir::DataDir,
     error::{Attempt, StoreError},
     open::{self, StoreOptions},
+    placement::Placements,
     schema::JOURNAL,
+    set_aside::{self, SetAside},
 };
 use crate::{
     clock::Wall,
     ids::{DeviceName, Seq},
+    record::SetAsideId,
 };
 
 /// Rows looked at in one read transaction: a longer one would keep the writer from starting its log anew.
@@ -100,6 +103,16 @@ impl BufferReader {
             found.reverse();
         }
         Ok(found)
+    }
+
+    /// The first `rows` of what is set aside, from behind `after` on: payloads, then readings.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn set_aside(&self, after: Option<SetAsideId>, rows: usize) -> Result<Vec<SetAside>, StoreError> {
+        let read = Placements::read(&self.connection)
+            .and_then(|placements| set_aside::page(&self.connection, &placements, after, rows));
+        read.map_err(|e| Attempt::new("read the journal", &self.path).sql(e))
     }
 
     /// How many damaged rows reads have skipped so far; one that is met twice counts twice.
