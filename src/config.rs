@@ -3,13 +3,16 @@
 //! Knows the file only. Flags, environment and defaults are laid over it in `cli/settings`.
 
 pub mod access;
+pub mod error;
+pub mod hub_url;
 pub mod listen_address;
 mod storage;
+pub mod uplink;
+mod values;
 
 use std::{
-    fmt, fs, io,
+    fs,
     io::Read,
-    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -19,12 +22,12 @@ use forebay::{
     store::StorageWishes,
 };
 use log::LevelFilter;
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use toml::de::{DeTable, DeValue};
 
-use listen_address::{ListenAddress, ListenAddressError};
+pub use error::{ConfigError, Fault};
+use listen_address::ListenAddress;
+use uplink::UplinkConfig;
+use values::{Located, Value, both, in_file_order, number, path, table, wrong_kind};
 
 /// What a configuration file says; `None` where it says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct Config {
     pub device_grants: DeviceGrants,
     /// `[storage]`: how much the data directory may take, and what goes when it is too much.
     pub storage: StorageWishes,
+    /// `[uplink]`: where readings go.
+    pub uplink: Option<UplinkConfig>,
     /// `[limits]`; what the file leaves out has its default.
     pub limits: Limits,
 }
@@ -56,94 +61,16 @@ pub struct CertificatePaths {
     pub key: PathBuf,
 }
 
-/// Why a configuration file cannot be used; `Display` is for the operator.
-#[derive(Debug)]
-pub enum ConfigError {
-    /// It could not be read.
-    Unreadable {
-        /// The file.
-        file: PathBuf,
-        /// What the operating system said.
-        error: io::Error,
-    },
-    /// It has more than [`FILE_BYTES_MAX`] bytes.
-    TooLong {
-        /// The file.
-        file: PathBuf,
-    },
-    /// It says something that is not allowed.
-    Wrong {
-        /// The file.
-        file: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong there.
-        fault: Fault,
-    },
-}
-
-/// What is wrong in one line of a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It is not TOML.
-    Syntax(String),
-    /// A key nobody knows.
-    UnknownKey {
-        /// With its table, as `log.levle`.
-        key: String,
-        /// The keys of that table.
-        allowed: &'static str,
-    },
-    /// A value of another kind than its key takes.
-    WrongKind {
-        /// With its table.
-        key: String,
-        /// What it takes, to follow "must be".
-        allowed: &'static str,
-    },
-    /// A place to listen on that is none.
-    Address {
-        /// With its table.
-        key: String,
-        /// Why.
-        error: ListenAddressError,
-    },
-    /// A filter that cannot be granted.
-    Filter {
-        /// With its table.
-        key: String,
-        /// Why, naming the filter.
-        words: String,
-    },
-    /// A limit that is unknown or out of its range.
-    Limit {
-        /// With its table.
-        key: String,
-        /// Why.
-        error: LimitError,
-    },
-    /// A certificate without its key, or the reverse.
-    Lonely {
-        /// The key that is there.
-        key: &'static str,
-        /// The key that is missing.
-        missing: &'static str,
-    },
-}
-
 /// Longest configuration file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-const KEYS: &str = "data_dir, listen, listen_tls, certificate, key, [log], [access], [storage] and [limits]";
+const KEYS: &str =
+    "data_dir, listen, listen_tls, certificate, key, [log], [access], [storage], [uplink] and [limits]";
 const LOG_KEYS: &str = "level";
 const ACCESS_KEYS: &str = "device_publish and device_subscribe";
 const FILTERS: &str = "a list of topic filters like [\"state/{device}/#\"]";
 const LEVELS: &str = "one of \"off\", \"error\", \"warn\", \"info\", \"debug\" and \"trace\"";
 const ADDRESSES: &str = "a list of addresses like [\"0.0.0.0:1883\"]";
-const PATH: &str = "a path in quotes";
-
-type Located<T> = Result<T, (Range<usize>, Fault)>;
-type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Config {
     /// Reads the configuration in `file`.
@@ -189,42 +116,16 @@ impl Config {
                 "log" => config.log_level = log_level(table(name, value)?)?,
                 "access" => config.device_grants = device_grants(table(name, value)?)?,
                 "storage" => config.storage = storage::wishes(table(name, value)?)?,
+                "uplink" => {
+                    config.uplink = Some(UplinkConfig::read(file, key.span(), table(name, value)?)?);
+                }
                 "limits" => config.limits = limits(table(name, value)?)?,
                 _ => return Err((key.span(), Fault::UnknownKey { key: name.to_owned(), allowed: KEYS })),
             }
         }
-        config.certificate = both(certificate, private_key)?;
+        let pair = both(["certificate", "key"], certificate, private_key)?;
+        config.certificate = pair.map(|(certificate, key)| CertificatePaths { certificate, key });
         Ok(config)
-    }
-}
-
-/// TOML tables come sorted by key; people read from the top.
-fn in_file_order<'t, 'a>(
-    table: &'t DeTable<'a>,
-) -> Vec<(&'t Spanned<std::borrow::Cow<'a, str>>, &'t Value<'a>)> {
-    let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(key, _)| key.span().start);
-    entries
-}
-
-fn wrong_kind<T>(key: &str, value: &Value<'_>, allowed: &'static str) -> Located<T> {
-    Err((value.span(), Fault::WrongKind { key: key.to_owned(), allowed }))
-}
-
-fn table<'t, 'a>(key: &str, value: &'t Value<'a>) -> Located<&'t DeTable<'a>> {
-    match value.get_ref() {
-        DeValue::Table(table) => Ok(table),
-        _ => wrong_kind(key, value, "a table"),
-    }
-}
-
-fn path(file: &Path, key: &str, value: &Value<'_>) -> Located<PathBuf> {
-    match value.get_ref() {
-        DeValue::String(text) if !text.is_empty() => {
-            let directory = file.parent().unwrap_or(Path::new(""));
-            Ok(directory.join(text.as_ref()))
-        }
-        _ => wrong_kind(key, value, PATH),
     }
 }
 
@@ -274,71 +175,19 @@ fn filters(key: &str, value: &Value<'_>) -> Located<Vec<String>> {
 fn filter(key: &str, item: &Value<'_>) -> Located<String> {
     let DeValue::String(text) = item.get_ref() else { return wrong_kind(key, item, FILTERS) };
     access::device_filter(text)
-        .map_err(|words| (item.span(), Fault::Filter { key: key.to_owned(), words }))?;
+        .map_err(|words| (item.span(), Fault::Unusable { key: key.to_owned(), words }))?;
     Ok(text.to_string())
 }
 
 fn limits(table: &DeTable<'_>) -> Located<Limits> {
     let mut limits = Limits::default();
     for (key, value) in in_file_order(table) {
-        let number = match value.get_ref() {
-            // Out of i64 is out of every range: any number outside gets the message with the range.
-            DeValue::Integer(digits) => {
-                i64::from_str_radix(digits.as_str(), digits.radix()).unwrap_or(i64::MIN)
-            }
-            _ => i64::MIN,
-        };
-        limits.set(key.get_ref(), number).map_err(|error| {
+        limits.set(key.get_ref(), number(value)).map_err(|error| {
             let span = if error == LimitError::UnknownName { key.span() } else { value.span() };
             (span, Fault::Limit { key: format!("limits.{}", key.get_ref()), error })
         })?;
     }
     Ok(limits)
-}
-
-type Found = Option<(Range<usize>, PathBuf)>;
-
-fn both(certificate: Found, key: Found) -> Located<Option<CertificatePaths>> {
-    match (certificate, key) {
-        (Some((_, certificate)), Some((_, key))) => Ok(Some(CertificatePaths { certificate, key })),
-        (Some((span, _)), None) => Err((span, Fault::Lonely { key: "certificate", missing: "key" })),
-        (None, Some((span, _))) => Err((span, Fault::Lonely { key: "key", missing: "certificate" })),
-        (None, None) => Ok(None),
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable { file, error } => {
-                write!(f, "cannot read the configuration {}: {error}", file.display())
-            }
-            Self::TooLong { file } => {
-                write!(
-                    f,
-                    "cannot read the configuration {}: longer than {FILE_BYTES_MAX} bytes",
-                    file.display()
-                )
-            }
-            Self::Wrong { file, line, fault } => write!(f, "{}:{line}: {fault}", file.display()),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax(message) => write!(f, "not valid TOML: {message}"),
-            Self::UnknownKey { key, allowed } => write!(f, "{key}: no such key; allowed here: {allowed}"),
-            Self::WrongKind { key, allowed } => write!(f, "{key}: must be {allowed}"),
-            Self::Address { key, error } => write!(f, "{key}: {error}"),
-            Self::Filter { key, words } => write!(f, "{key}: {words}"),
-            Self::Limit { key, error } => write!(f, "{key}: {error}"),
-            Self::Lonely { key, missing } => write!(f, "{key}: also needs `{missing}`; give both or neither"),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -406,7 +255,7 @@ mod tests {
         assert_eq!(
             refusal("\nlisten_on = []\n"),
             "/etc/forebay.toml:2: listen_on: no such key; allowed here: \
-             data_dir, listen, listen_tls, certificate, key, [log], [access], [storage] and [limits]"
+             data_dir, listen, listen_tls, certificate, key, [log], [access], [storage], [uplink] and [limits]"
         );
         assert_eq!(
             refusal("[log]\nlevle = 'info'\n"),

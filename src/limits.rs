@@ -203,12 +203,119 @@ pub const RATED_MAX: usize = 4096;
 pub const CONNECT_BURST_S: u64 = 10;
 /// Messages may come as many at once as in so many seconds.
 pub const PUBLISH_BURST_S: u64 = 5;
+/// Names that wait to be looked up.
+pub const NAME_LOOKUPS_MAX: usize = 2;
+/// Addresses tried for one name.
+pub const ADDRESSES_PER_NAME_MAX: usize = 16;
+/// How long one address of the hub may take to accept a connection, TLS included.
+pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same, if there are so many addresses that they would not all get their turn.
+pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+/// Readings for the uplink read from the journal in one turn.
+pub const UPLINK_PAGE_ROWS: usize = 512;
+/// Bytes of values read for the uplink in one turn.
+pub const UPLINK_PAGE_BYTES: usize = 128 * 1024;
 /// Readings that leave the journal in one step, beside as many as came since the step before.
 pub const ROWS_PER_STEP: u32 = 1000;
 /// Free pages the journal's file gives back in one step.
 pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
+
+/// Topics in which the broker tells of itself.
+pub const SYS_TOPICS_MAX: usize = 200;
+/// Subscriptions that may wait for the first values of these topics, for the rest of a turn.
+pub const SYS_NEWCOMERS_MAX: usize = 1000;
+/// Connections of the control socket at once; more wait in the kernel's queue.
+pub const CONTROL_CONNECTIONS_MAX: usize = 8;
+/// Bytes of one request on the control socket.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 1024;
+/// From accepting a connection of the control socket to its end.
+pub const CONTROL_TIME: Duration = Duration::from_secs(5);
+
+/// Spans of time one rate of the hub is told for.
+pub const RATE_WINDOWS_MAX: usize = 6;
+/// Messages of ours on their way to the hub at once; it closes connections that have 100 waiting.
+pub const UPLINK_WINDOW: u16 = 80;
+/// Bytes of payload on their way to the hub at once.
+pub const UPLINK_FLIGHT_BYTES: usize = 256 * 1024;
+/// Most an operator may make of it.
+pub const UPLINK_FLIGHT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes on their way at once on a new link, until it has shown what it can carry.
+pub const UPLINK_FLIGHT_BYTES_FIRST: usize = 16 * 1024;
+/// Bytes on their way at once on the slowest link.
+pub const UPLINK_FLIGHT_BYTES_MIN: usize = 512;
+/// The largest payload of a hub that does not say.
+pub const UPLINK_PAYLOAD_BYTES: usize = 65_536;
+/// The largest packet taken from the hub, in bytes.
+pub const UPLINK_INCOMING_BYTES_MAX: usize = 128 * 1024;
+/// Of a hundred messages, how many carry fresh readings while a backlog drains.
+pub const UPLINK_FRESH_PERCENT: u8 = 20;
+/// Readings that must wait before fresh ones get a share of their own.
+pub const UPLINK_FRESH_BACKLOG_MIN: u64 = 500;
+/// Readings in one message to the hub: not more than a forebay takes in one.
+pub const UPLINK_MESSAGE_ROWS: usize = JSON_RECORDS_MAX;
+/// Readings held in memory for one lane, sent or waiting.
+pub const UPLINK_LANE_ROWS: usize = 4096;
+/// Bytes of values held in memory for one lane; one reading may go beyond them.
+pub const UPLINK_LANE_BYTES: usize = 512 * 1024;
+/// Stretches of settled readings with gaps before them that are kept on disk.
+pub const UPLINK_STRETCHES: usize = 64;
+/// Stretches that are kept over a lost connection: each lane may have one between any two of its readings.
+pub const UPLINK_STRETCHES_IN_MEMORY: usize = 4 * UPLINK_LANE_ROWS;
+/// Readings set aside at once until it is clear whether it is they or the hub.
+pub const UPLINK_SUSPECTS: usize = 8;
+/// Topics the hub is given numbers for.
+pub const UPLINK_TOPIC_ALIASES: u16 = 16;
+/// Devices whose own rate is watched, and whose names the hub was told.
+pub const UPLINK_DEVICES: usize = 4096;
+/// Seconds of silence after which a PINGREQ is sent.
+pub const UPLINK_KEEP_ALIVE_S: u16 = 60;
+/// How long an answer may take while the link is not known to be slow.
+pub const UPLINK_ACK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an answer may take on the slowest link.
+pub const UPLINK_ACK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// How long name, TCP and TLS may take.
+pub const UPLINK_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Shortest wait before the next attempt to reach the hub.
+pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Longest wait before the next attempt to reach the hub.
+pub const UPLINK_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Wait before a hub that has refused us is asked again, give or take a fifth.
+pub const UPLINK_REFUSED_WAIT: Duration = Duration::from_secs(300);
+/// How long the hub may take to tell its limits before readings go without knowing them.
+pub const UPLINK_LIMITS_WAIT: Duration = Duration::from_secs(5);
+/// How long 3.1.1 is spoken with a hub that did not want 5.0, before that is tried again.
+pub const UPLINK_OLD_VERSION_SPAN: Duration = Duration::from_secs(3600);
+/// First time between two messages for a hub that has closed the connection on one.
+pub const UPLINK_GAP_MIN: Duration = Duration::from_secs(1);
+/// Longest time between two messages for a hub that may have closed the connection for their rate.
+pub const UPLINK_GAP_DOUBTED: Duration = Duration::from_secs(10);
+/// Longest time between two messages for a hub that has said that there were too many.
+pub const UPLINK_GAP_MAX: Duration = Duration::from_secs(60);
+/// Wait before a hub that has given our place to another client is asked again, give or take a fifth.
+pub const UPLINK_TAKEOVER_WAIT: Duration = Duration::from_secs(30);
+/// How long after a complaint about how much there is a closed connection is put down to it.
+pub const UPLINK_TOLD_OFF_SPAN: Duration = Duration::from_secs(5);
+/// Bytes that may wait for a hub that does not read.
+pub const UPLINK_OUTPUT_BYTES_MAX: usize = 4 * UPLINK_FLIGHT_BYTES_MAX;
+/// How long what became of readings may wait for a commit to ride in.
+pub const UPLINK_SETTLE_WAIT: Duration = Duration::from_secs(5);
+/// Shortest time between two commits that say what became of readings.
+pub const UPLINK_SETTLE_PAUSE: Duration = Duration::from_secs(1);
+/// Readings the hub does not take that wait for a commit.
+pub const UPLINK_REJECTED_UNSAVED: usize = 64;
+/// How long after boot readings whose time is not known yet wait for the clock.
+pub const UPLINK_CLOCK_WAIT: Duration = Duration::from_secs(600);
+/// Characters of one line of words for people.
+pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
+/// Lines for the log that wait; beyond it the oldest is dropped.
+pub const UPLINK_NOTICES: usize = 16;
+
+const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
+const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
+const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
+const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);
 
 fn in_range(value: i64, min: u32, max: u32) -> Result<u32, LimitError> {
     match u32::try_from(value) {

@@ -2,10 +2,7 @@
 //!
 //! Says what was made and who needs it; `net/certificates` makes it.
 
-use std::{
-    os::unix::fs::{MetadataExt as _, lchown},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use forebay::{
@@ -18,6 +15,7 @@ use log::LevelFilter;
 use super::{
     Failure, GlobalArguments, logging,
     output::{print_line, tell},
+    private_files::give_to_owner_of,
     settings::Surroundings,
 };
 
@@ -68,7 +66,7 @@ pub fn run(global: &GlobalArguments, command: CertsCommand) -> Result<(), Failur
 pub fn make(dir: &Path, hosts: &[String]) -> Result<Made, Failure> {
     let made = certificates::init(dir, hosts, now_unix_s(), CaKey::Keep)?;
     if let Made::New(files) = &made {
-        give_to_owner_of(dir, files)?;
+        give_to_service(dir, files)?;
     }
     Ok(made)
 }
@@ -103,7 +101,7 @@ fn init(dir: &Path, hosts: &[String]) -> Result<(), Failure> {
 fn renew(dir: &Path, hosts: &[String]) -> Result<(), Failure> {
     certificates::renew(dir, hosts, now_unix_s())?;
     let file = dir.join(certificates::SERVER_CERTIFICATE);
-    give_to_owner_of(dir, std::slice::from_ref(&file))?;
+    give_to_service(dir, std::slice::from_ref(&file))?;
     tell(&format!(
         "made a new certificate for {}; restart the broker, or send it SIGHUP, to use it",
         hosts.join(", ")
@@ -121,18 +119,10 @@ fn purpose(file: &Path) -> &'static str {
     }
 }
 
-/// Root makes the files, the service's own user must read them. The authority's key is none of the service's business.
-fn give_to_owner_of(dir: &Path, files: &[PathBuf]) -> Result<(), Failure> {
-    let unowned =
-        |path: &Path, error| Failure::Failed(format!("cannot set the owner of {}: {error}", path.display()));
-    let owner = dir.metadata().map_err(|error| unowned(dir, error))?;
-    for file in files.iter().filter(|file| !file.ends_with(certificates::CA_KEY)) {
-        let now = file.symlink_metadata().map_err(|error| unowned(file, error))?;
-        if (now.uid(), now.gid()) != (owner.uid(), owner.gid()) && rustix::process::geteuid().is_root() {
-            lchown(file, Some(owner.uid()), Some(owner.gid())).map_err(|error| unowned(file, error))?;
-        }
-    }
-    Ok(())
+/// The authority's key is none of the service's business.
+fn give_to_service(dir: &Path, files: &[PathBuf]) -> Result<(), Failure> {
+    let files: Vec<_> = files.iter().filter(|file| !file.ends_with(certificates::CA_KEY)).cloned().collect();
+    give_to_owner_of(dir, &files)
 }
 
 fn now_unix_s() -> i64 {

@@ -79,6 +79,40 @@ const HEAD: &str = r#"# The configuration of forebay. Every key is optional; wha
 # What happens without room, once no reading is left that the hub has: "drop-oldest", or "refuse-new" publishers.
 # policy = "drop-oldest"
 
+# Where readings go. Without this table they go where `forebay uplink set` says, or stay here.
+# [uplink]
+# The hub: mqtts:// with TLS, mqtt:// without. Ports, if none is named: 8883 and 1883.
+# url = "mqtts://hub.example"
+# "gateway": the hub, which knows us as a gateway. "plain": any broker.
+# mode = "gateway"
+# A file with the access token of this gateway, which nobody else may read [default: the credential uplink-token].
+# In plain mode the token is the user name.
+# token_file = "uplink.token"
+# The authority that signed the hub's certificate, PEM [default: the authorities the system trusts].
+# ca_file = "hub-ca.pem"
+# SHA-256 of the hub's public key, 64 hexadecimal digits or sha256/ and base64; without `ca_file` this alone is trusted.
+# pin = "sha256/..."
+# A certificate that proves who we are, and its key, PEM.
+# client_certificate = "gateway.pem"
+# client_key = "gateway.key"
+# Plain mode: where readings are published; `{device}` stands for the device's name.
+# topic = "site/{device}/telemetry"
+# Plain mode: our user name if it is no secret, and a file with our password [default: the credential uplink-password].
+# username = "gateway"
+# password_file = "uplink.password"
+# Our client id [default: forebay- and some digits of this machine's own].
+# client_id = "gateway-7"
+# "fresh-first": while a backlog drains, new readings get a share of the way. "oldest-first": strictly as they came.
+# order = "fresh-first"
+# That share, in percent [1 to 99].
+# fresh_share = 20
+# Seconds after boot for which readings without a time of their own wait for the clock to be set [0 to 604800].
+# wait_for_clock_s = 600
+# The largest payload the other end takes, in bytes, unless it says so itself [1024 to 1048576].
+# payload_bytes = 65536
+# Seconds of silence after which the other end is asked whether it is there [5 to 3600].
+# keep_alive_s = 60
+
 [limits]
 "#;
 
@@ -98,6 +132,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::uplink::{ModeConfig, UplinkConfig};
 
     fn parse(text: &str) -> Config {
         Config::parse(Path::new("defaults.toml"), text).expect("a valid configuration")
@@ -118,6 +153,20 @@ mod tests {
         let config = parse(&format!("[limits]\nconnections = {limits}"));
         assert_eq!(config, Config::default());
         assert_eq!(limits.lines().count(), Limits::KNOBS.len());
+    }
+
+    #[test]
+    fn the_numbers_printed_for_the_uplink_are_its_defaults() {
+        let (_, table) = HEAD.split_once("# [uplink]\n").expect("the table");
+        let lines = table.lines().filter(|line| line.contains(" = ") && !line.contains("..."));
+        let wanted = ["url", "order", "fresh_share", "wait_for_clock_s", "payload_bytes", "keep_alive_s"];
+        let text = lines
+            .map(|line| line.trim_start_matches("# "))
+            .filter(|line| wanted.contains(&line.split(' ').next().unwrap_or_default()))
+            .fold("[uplink]\n".to_owned(), |text, line| text + line + "\n");
+        assert_eq!(text.lines().count(), wanted.len() + 1);
+        let found = parse(&text).uplink.expect("the table");
+        assert_eq!(found, UplinkConfig::new(found.url.clone(), ModeConfig::Gateway));
     }
 
     #[test]

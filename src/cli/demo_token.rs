@@ -3,13 +3,14 @@
 //! Written by `forebay quickstart` only, to a file of mode 0600 in the data directory. Every other token is shown once.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use forebay::identity::{Identity, Token};
+
+use super::private_files;
 
 /// Its name in the data directory.
 pub const FILE: &str = "demo.token";
@@ -61,21 +62,12 @@ pub fn read(file: &Path) -> io::Result<Option<Token>> {
 /// # Errors
 /// If it cannot be written.
 pub fn write(file: &Path, token: &Token) -> io::Result<()> {
-    let unfinished = file.with_extension("token.new");
-    // A leftover might have another mode, and might be a link to somewhere else.
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut fresh = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    writeln!(fresh, "{}", token.reveal())?;
-    fresh.sync_all()?;
-    fs::rename(&unfinished, file)
+    private_files::write(file, format!("{}\n", token.reveal()).as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
     use forebay::{
@@ -110,17 +102,6 @@ mod tests {
         }
         assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
-    }
-
-    #[test]
-    fn a_leftover_of_a_run_that_was_cut_short_is_no_obstacle() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = path(directory.path());
-        let elsewhere = directory.path().join("elsewhere");
-        std::os::unix::fs::symlink(&elsewhere, file.with_extension("token.new")).expect("a link");
-        write(&file, &token("fresh")).expect("written");
-        assert_eq!(read(&file).expect("read"), Some(token("fresh")));
-        assert!(!elsewhere.exists());
     }
 
     #[test]

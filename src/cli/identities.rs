@@ -141,7 +141,7 @@ pub fn add(
     mut store: impl FnMut(&Token) -> Result<(), StoreError>,
 ) -> Result<(), Failure> {
     if own_token {
-        let token = token_from_input(name)?;
+        let token = token_from_input(name.as_str())?;
         store(&token)?;
         warn_if_weak(&token);
         tell(&format!("added {name}"));
@@ -185,7 +185,7 @@ fn print_token(kind: Kind, name: &DeviceName, token: &Token) -> Result<(), Failu
 fn set_token(registry: &mut Registry, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
     // Nobody is asked for the token of one that is not there.
     existing(registry, kind, name)?;
-    let token = token_from_input(name)?;
+    let token = token_from_input(name.as_str())?;
     registry.set_token(name, &token.hash())?;
     warn_if_weak(&token);
     tell(&format!("{name} has the token given; the old one no longer works"));

@@ -9,7 +9,7 @@ use forebay::{
 };
 use log::LevelFilter;
 
-use super::{Failure, GlobalArguments, logging, settings::Surroundings};
+use super::{Failure, GlobalArguments, logging, settings::Surroundings, uplink_source};
 use crate::config::{CertificatePaths, Config, listen_address::ListenAddress};
 
 /// The registered port of MQTT.
@@ -139,8 +139,9 @@ impl Listening {
         let files =
             |paths: CertificatePaths| CertificateFiles { certificate: paths.certificate, key: paths.key };
         let certificate = self.certificate.filter(|_| !self.tls.is_empty()).map(files);
-        let Config { limits, device_grants, storage, .. } = config;
-        Setup { data_dir, limits, device_grants, storage, listen, certificate, on_stored: None }
+        let Config { limits, device_grants, storage, uplink, .. } = config;
+        let uplink = uplink_source::source(uplink, &data_dir);
+        Setup { data_dir, limits, device_grants, storage, listen, certificate, on_stored: None, uplink }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Read as _};
 
-use forebay::{identity::Token, ids::DeviceName, store::StoreError};
+use forebay::{identity::Token, store::StoreError};
 
 use super::{Failure, output::tell};
 
@@ -65,15 +65,15 @@ pub fn warn_if_weak(token: &Token) {
     }
 }
 
-/// Reads the token that `name` is to have from standard input.
+/// Reads the token of `whose` from standard input.
 ///
 /// # Errors
 /// If there is none, or it cannot be a token.
-pub fn token_from_input(name: &DeviceName) -> Result<Token, Failure> {
+pub fn token_from_input(whose: &str) -> Result<Token, Failure> {
     let input = io::stdin();
     let mut bytes = Vec::new();
     let read = if input.is_terminal() {
-        tell(&format!("type the token of {name}, then Enter"));
+        tell(&format!("type the token of {whose}, then Enter"));
         let mut line = String::new();
         input.read_line(&mut line).map(|_| bytes.extend(line.bytes()))
     } else {
@@ -81,16 +81,18 @@ pub fn token_from_input(name: &DeviceName) -> Result<Token, Failure> {
         input.lock().take(Token::BYTES_MAX as u64 + 4).read_to_end(&mut bytes).map(drop)
     };
     read.map_err(|error| Failure::Failed(format!("cannot read the token from standard input: {error}")))?;
-    token_from_bytes(bytes)
+    token_from_bytes(bytes, "on standard input")
 }
 
-/// One line's end is taken off, be it of Unix or of Windows; anything else belongs to the token.
-fn token_from_bytes(bytes: Vec<u8>) -> Result<Token, Failure> {
+/// Makes a token of what was read `place`. One line's end is taken off, be it of Unix or of Windows; anything else belongs to the token.
+///
+/// # Errors
+/// If it cannot be one; it is not repeated.
+pub fn token_from_bytes(bytes: Vec<u8>, place: &str) -> Result<Token, Failure> {
     let text = String::from_utf8(bytes)
-        .map_err(|_| Failure::Failed("cannot use the token on standard input: it is not UTF-8".to_owned()))?;
+        .map_err(|_| Failure::Failed(format!("cannot use the token {place}: it is not UTF-8")))?;
     let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
-    Token::parse(line)
-        .map_err(|error| Failure::Failed(format!("cannot use the token on standard input: {error}")))
+    Token::parse(line).map_err(|error| Failure::Failed(format!("cannot use the token {place}: {error}")))
 }
 
 #[cfg(test)]
@@ -98,7 +100,7 @@ mod tests {
     use super::*;
 
     fn token(bytes: &[u8]) -> Result<String, Failure> {
-        token_from_bytes(bytes.to_vec()).map(|token| token.reveal().to_owned())
+        token_from_bytes(bytes.to_vec(), "on standard input").map(|token| token.reveal().to_owned())
     }
 
     #[test]

@@ -5,9 +5,9 @@
 use forebay::{device_api::topics, mqtt::TopicFilter, session::rights::DEVICES_NAME_SPACE};
 
 /// What stands for a device's name.
-const DEVICE_PLACEHOLDER: &str = "{device}";
+pub(super) const DEVICE_PLACEHOLDER: &str = "{device}";
 /// Any name serves to try a template: none holds a wildcard or a slash.
-const SOME_DEVICE: &str = "device";
+pub(super) const SOME_DEVICE: &str = "device";
 
 /// Checks that `text` is a topic filter and no shared subscription.
 ///

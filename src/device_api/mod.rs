@@ -8,7 +8,10 @@
 //! values         the values of one record          lenient_json   hand-written JSON, made strict
 //! strict_json    one level of strict JSON          number         decimal numbers and their bounds
 //! ```
+//!
+//! [`gateway`] is the other direction: what we say to the hub ourselves.
 
+pub mod gateway;
 pub mod lenient_json;
 pub mod number;
 mod strict_json;

@@ -4,14 +4,21 @@
 //! [`EventLoop::turn`], in an order that matters: bytes before deadlines, the commit before the answers it allows, and
 //! slots freed last, when no event of this turn can mean them any more.
 
+mod commit_times;
+mod control;
 mod house;
+mod report;
 mod sockets;
 mod startup;
 mod storage;
+mod uplink;
+mod uplink_link;
 
 pub use startup::{CertificateFiles, Listen, RunError, Setup};
+pub use uplink::{UplinkSetup, UplinkSource};
+pub use uplink_link::HubPlace;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use mio::{Events, Poll, Token};
 use slab::Slab;
@@ -22,6 +29,7 @@ use crate::{
     ids::ConnId,
     net::{
         connection::Scratch,
+        control::ControlSocket,
         listener::Listener,
         service_manager,
         signals::{Signal, Signals},
@@ -34,13 +42,23 @@ use crate::{
 };
 
 use house::House;
+use report::Observed;
 use sockets::Socket;
 use storage::{RegistryCheck, StoreRetry};
+use uplink::Uploading;
 
 const SIGNALS: Token = Token(0);
 const CLOCK: Token = Token(1);
 const REGISTRY: Token = Token(2);
-const FIRST_LISTENER: usize = 3;
+/// Answers of the resolver.
+const RESOLVER: Token = Token(3);
+/// The connection to the hub.
+const UPLINK: Token = Token(4);
+/// The file with the uplink's settings.
+const UPLINK_FILE: Token = Token(5);
+/// The control socket and those who ask on it.
+const CONTROL: Token = Token(6);
+const FIRST_LISTENER: usize = 7;
 /// Tokens from here on are the slots of connections.
 const FIRST_CONNECTION: usize = 64;
 /// Events taken from the kernel in one turn.
@@ -92,9 +110,14 @@ struct EventLoop {
     broker: Broker,
     buffer: Buffer,
     registry: Registry,
+    buffer_path: PathBuf,
     store_retry: StoreRetry,
     house: House,
     on_stored: Option<OnStored>,
+    uploading: Uploading,
+    /// None if it could not be made: everything else works without.
+    control: Option<ControlSocket>,
+    observed: Observed,
     watchdog: Option<Watchdog>,
     stopping: bool,
     /// Keeps a second forebay out of the data directory.
@@ -117,17 +140,21 @@ impl EventLoop {
             self.reload_registry(now);
         }
         self.read(now);
+        self.read_uplink(now);
         self.broker.handle_timeout(now);
         self.commit(now);
+        self.tell_sys_topics(now);
         self.write(now);
+        self.drive_uplink(now);
         self.close(now);
         self.keep_house(now);
+        self.serve_control(now);
         Ok(())
     }
 
     fn wait(&mut self) -> Result<(), RunError> {
-        let timeout =
-            if self.has_bytes_to_read() { Some(Duration::ZERO) } else { self.until_next_deadline() };
+        let is_busy = self.has_bytes_to_read() || self.uploading.is_busy(self.buffer.is_open());
+        let timeout = if is_busy { Some(Duration::ZERO) } else { self.until_next_deadline() };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(RunError::Poll(error)),
             _ => Ok(()),
@@ -141,7 +168,9 @@ impl EventLoop {
             Some(self.running_note),
             self.registry_check.at(),
             self.store_retry.at(),
+            self.uploading.deadline(),
             self.house.at(),
+            self.control.as_ref().and_then(ControlSocket::poll_timeout),
             self.watchdog.as_ref().map(|w| w.next),
         ];
         let next = own.into_iter().flatten().chain(self.broker.poll_timeout()).min()?;
@@ -154,9 +183,13 @@ impl EventLoop {
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             match event.token() {
-                SIGNALS => self.on_signals(),
+                SIGNALS => self.on_signals(now),
                 CLOCK => self.on_clock_event(now),
                 REGISTRY => self.on_registry_event(now),
+                RESOLVER => self.uploading.on_answers(&self.poll, now),
+                UPLINK => self.uploading.on_event(event),
+                UPLINK_FILE => self.on_uplink_file_event(now),
+                CONTROL => self.on_control_event(now),
                 Token(token) if token < FIRST_CONNECTION => {
                     self.listeners[token - FIRST_LISTENER].note_ready()
                 }
@@ -166,7 +199,7 @@ impl EventLoop {
         self.events = events;
     }
 
-    fn on_signals(&mut self) {
+    fn on_signals(&mut self, now: Now) {
         for signal in self.signals.take() {
             match signal {
                 Signal::Terminate | Signal::Interrupt => {
@@ -174,7 +207,10 @@ impl EventLoop {
                     service_manager::stopping();
                     self.stopping = true;
                 }
-                Signal::HangUp => self.reload_certificate(),
+                Signal::HangUp => {
+                    self.reload_certificate();
+                    self.reload_uplink(now);
+                }
             }
         }
     }
@@ -195,6 +231,12 @@ impl EventLoop {
     fn on_registry_event(&mut self, now: Now) {
         if self.registry_watch.as_mut().is_some_and(FileWatch::take_changed) {
             self.registry_check.begin(now.mono);
+        }
+    }
+
+    fn on_control_event(&mut self, now: Now) {
+        if let Some(control) = &mut self.control {
+            control.handle_ready(self.poll.registry(), now.mono);
         }
     }
 
@@ -229,11 +271,12 @@ impl EventLoop {
         }
         watchdog.next = now.mono + watchdog.interval;
         service_manager::watchdog_ping();
-        service_manager::status(&self.status());
+        service_manager::status(&self.status(now));
     }
 
-    fn status(&self) -> String {
+    fn status(&self, now: Now) -> String {
         let counters = self.broker.counters();
+        let uplink = self.uploading.status(now).map_or_else(String::new, |words| format!("; {words}"));
         let storing = match (self.broker.is_storing(), self.broker.is_storage_full()) {
             (false, _) => "NOT STORING; ",
             (true, true) => "FULL, REFUSING READINGS; ",
@@ -242,7 +285,7 @@ impl EventLoop {
         let lost = self.buffer.lost();
         format!(
             "{storing}{} connections, {} devices and clients, {} readings stored, {} payloads quarantined, {} readings \
-             dropped",
+             dropped{uplink}",
             self.broker.connection_count(),
             self.broker.identity_count(),
             counters.readings_stored,
@@ -259,6 +302,7 @@ impl EventLoop {
         self.commit(now);
         self.broker.handle_shutdown(now);
         self.commit(now);
+        self.stop_uplink(now);
         self.write(now);
         self.close(now);
         if let Some(seen) = self.broker.poll_seen() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     clock::{Mono, Now, Wall},
     ids::IdentityId,
+    record::Settlement,
     session::Batch,
     store::StoreError,
 };
@@ -74,13 +75,26 @@ impl RegistryCheck {
 }
 
 impl EventLoop {
-    /// Makes the due batch durable: the only place where the loop waits for the card.
+    /// Makes the due batch durable, and what the uplink has settled with it: the only place where the loop waits for the
+    /// card.
     pub(super) fn commit(&mut self, now: Now) {
-        let Some((through, batch)) = self.broker.poll_commit() else { return };
-        match self.append(&batch, now) {
+        let Some((through, mut batch)) = self.broker.poll_commit() else {
+            if self.buffer.is_open()
+                && let Some(settlement) = self.uploading.poll_due_settlement()
+            {
+                self.commit_settlement(settlement, now);
+            }
+            return;
+        };
+        batch.settlement = self.uploading.poll_settlement();
+        let stored = self.append(&batch, now);
+        if batch.settlement.is_some() {
+            self.uploading.handle_settled(stored.is_ok(), now);
+        }
+        match stored {
             Ok(()) => {
-                self.house.note_commit(&batch, now.mono);
                 self.broker.handle_committed(through, now);
+                self.uploading.handle_stored(&self.buffer, now);
                 if let Some(on_stored) = &mut self.on_stored {
                     on_stored(&batch.records);
                 }
@@ -98,11 +112,35 @@ impl EventLoop {
 
     /// On a full disk the space put by is given up, and the batch tried again: it was certainly not written.
     fn append(&mut self, batch: &Batch, now: Now) -> Result<(), StoreError> {
-        match self.buffer.append(batch) {
+        let began = self.clock.now().mono;
+        let outcome = match self.buffer.append(batch) {
             Err(error @ StoreError::Full(_)) if self.house.release_ballast(&error, now.mono) => {
                 self.buffer.append(batch)
             }
             outcome => outcome,
+        };
+        match &outcome {
+            Ok(()) => {
+                let ended = self.clock.now().mono;
+                self.observed.note_commit(ended.since(began), ended);
+                self.house.note_commit(batch, now.mono);
+            }
+            Err(error) => self.observed.note_store_error(error, now.mono),
+        }
+        outcome
+    }
+
+    /// Commits what became of readings at the hub, and nothing else.
+    pub(super) fn commit_settlement(&mut self, settlement: Settlement, now: Now) {
+        let batch = Batch { settlement: Some(settlement), ..Batch::default() };
+        let stored = self.append(&batch, now);
+        self.uploading.handle_settled(stored.is_ok(), now);
+        if let Err(error) = stored {
+            log::error!("{error}; some readings may be uploaded twice");
+            if !self.buffer.is_open() {
+                self.broker.handle_commit_failed(now);
+                self.reopen_store(now);
+            }
         }
     }
 
@@ -111,11 +149,13 @@ impl EventLoop {
         match self.buffer.reopen().and_then(|()| self.buffer.recover()) {
             Ok(recovered) => {
                 self.broker.handle_store_ready(recovered, now);
+                self.uploading.handle_stored(&self.buffer, now);
                 self.store_retry = StoreRetry::default();
                 self.house.arm(now.mono);
                 log::info!("the store was opened again and passed its checks");
             }
             Err(error) => {
+                self.observed.note_store_error(&error, now.mono);
                 let words = error.to_string();
                 if words != self.store_retry.told {
                     log::error!("{words}; trying again");
@@ -163,6 +203,10 @@ impl EventLoop {
     pub(super) fn check_clock(&mut self, now: Now) {
         let clock = self.clock.state();
         let noted = self.buffer.set_clock(clock);
+        if noted.is_ok() {
+            // Only now does the journal give readings their right times.
+            self.uploading.handle_clock(clock.synchronised, now);
+        }
         // Readings may have grown too old meanwhile.
         self.house.arm(now.mono);
         // While the store is out of order, that has been said.
@@ -186,7 +230,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::ClockState,
-        event_loop::{Listen, Setup},
+        event_loop::{Listen, Setup, UplinkSource},
         identity::DeviceGrants,
         limits::Limits,
         net::{listener::ListenerKind, system_clock::SystemClock},
@@ -205,6 +249,7 @@ mod tests {
             listen: vec![Listen { address, kind: ListenerKind::Mqtt, optional: false }],
             certificate: None,
             on_stored: None,
+            uplink: UplinkSource::none(),
         };
         let mut event_loop = EventLoop::start(setup).expect("started");
         event_loop.clock = SystemClock::with_marker(dir.path().to_owned());

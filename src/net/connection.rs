@@ -271,7 +271,10 @@ impl Connection {
 }
 
 /// Calls `write` until it is not interrupted; what it wrote, or why it did not.
-fn send(writable: &mut bool, mut write: impl FnMut() -> io::Result<usize>) -> Result<usize, WriteOutcome> {
+pub(super) fn send(
+    writable: &mut bool,
+    mut write: impl FnMut() -> io::Result<usize>,
+) -> Result<usize, WriteOutcome> {
     while *writable {
         match write() {
             Ok(0) => return Err(WriteOutcome::Failed(io::ErrorKind::WriteZero.into())),

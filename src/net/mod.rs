@@ -9,14 +9,20 @@
 pub mod certificates;
 pub mod chance;
 pub mod connection;
+pub mod control;
 pub mod listener;
 #[cfg(test)]
 mod loopback;
+pub mod pin;
+pub mod resolver;
 pub mod scratch;
 pub mod service_manager;
 pub mod signals;
 pub mod system_clock;
 pub mod tls;
+pub mod tls_client;
 pub mod tls_error;
 pub mod tls_session;
+pub mod upstream;
+pub mod upstream_error;
 pub mod watch;

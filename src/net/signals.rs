@@ -26,7 +26,8 @@ pub enum Signal {
     Terminate,
     /// SIGINT: somebody pressed Ctrl-C.
     Interrupt,
-    /// SIGHUP: read the certificate and its key again; the rest of the configuration waits for a restart.
+    /// SIGHUP: read the certificate and its key again, and what the uplink needs; the rest of the configuration waits for
+    /// a restart.
     HangUp,
 }
 

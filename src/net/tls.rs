@@ -50,6 +50,16 @@ pub enum TlsSetupError {
         /// The key file.
         key: PathBuf,
     },
+    /// A file of certificate authorities could not be read.
+    AuthorityUnreadable(PathBuf, io::Error),
+    /// A file of certificate authorities holds none.
+    NoAuthority(PathBuf),
+    /// A certificate authority cannot be used; the words say why.
+    BadAuthority(PathBuf, String),
+    /// There is no authority by which a hub could be judged; the words say why.
+    NoAuthorities(String),
+    /// A host that can be no certificate's.
+    NoServerName(String),
     /// The TLS library does not accept the pair.
     Refused {
         /// The certificate file.
@@ -68,9 +78,7 @@ pub enum TlsSetupError {
 /// # Errors
 /// Which file is at fault, how, and what to do.
 pub fn load_server_config(certificate: &Path, key: &Path) -> Result<TlsConfig, TlsSetupError> {
-    let chain = read_chain(certificate)?;
-    let credentials = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let private_key = read_key(key, credentials.as_deref())?;
+    let (chain, private_key) = read_pair(certificate, key)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private_key))
@@ -81,7 +89,26 @@ pub fn load_server_config(certificate: &Path, key: &Path) -> Result<TlsConfig, T
     Ok(Arc::new(config))
 }
 
-fn refused(certificate: &Path, key: &Path, error: rustls::Error) -> TlsSetupError {
+/// A certificate chain and its key.
+pub(super) type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Reads a PEM chain and its key; see [`load_server_config`] for who may read the key.
+pub(super) fn read_pair(certificate: &Path, key: &Path) -> Result<Pair, TlsSetupError> {
+    let chain = read_chain(certificate)?;
+    let credentials = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    Ok((chain, read_key(key, credentials.as_deref())?))
+}
+
+/// Reads the certificates of authorities.
+pub(super) fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    read_chain(path).map_err(|error| match error {
+        TlsSetupError::NoCertificate(path) => TlsSetupError::NoAuthority(path),
+        TlsSetupError::Unreadable(path, error) => TlsSetupError::AuthorityUnreadable(path, error),
+        error => error,
+    })
+}
+
+pub(super) fn refused(certificate: &Path, key: &Path, error: rustls::Error) -> TlsSetupError {
     let (certificate, key) = (certificate.to_owned(), key.to_owned());
     match error {
         rustls::Error::InconsistentKeys(_) => TlsSetupError::KeyMismatch { certificate, key },
@@ -167,6 +194,32 @@ impl fmt::Display for TlsSetupError {
                 certificate.display(),
                 key.display()
             ),
+            Self::AuthorityUnreadable(path, error) => write!(
+                f,
+                "cannot read {}: {error}; check `ca_file`, and that this user may read the file",
+                path.display()
+            ),
+            Self::NoAuthority(path) => write!(
+                f,
+                "cannot use {}: it holds no certificate; `ca_file` is the PEM file of the authority that signed the \
+                 hub's certificate",
+                path.display()
+            ),
+            Self::BadAuthority(path, words) => {
+                write!(
+                    f,
+                    "cannot use {}: a certificate in it is none of an authority ({words})",
+                    path.display()
+                )
+            }
+            Self::NoAuthorities(words) => write!(
+                f,
+                "no certificate authority to judge the hub by: {words}; install ca-certificates, or give `ca_file` \
+                 or `pin`"
+            ),
+            Self::NoServerName(host) => {
+                write!(f, "{host} is neither a host's name nor an address, so no certificate can be for it")
+            }
             Self::Refused { certificate, key, error } => write!(
                 f,
                 "cannot use {} with {}: {error}; use an ECDSA P-256 or RSA key of at least 2048 bits",

@@ -44,7 +44,7 @@ pub use data_dir::{DataDir, DataDirLock};
 pub use error::{Failure, StoreError};
 pub use open::StoreOptions;
 pub use outbound::Stretch;
-pub use reader::{BufferReader, Query, StoredReading};
+pub use reader::{BufferReader, Query, StoredReading, UplinkMark};
 pub use registry::Registry;
 pub use retention::{Housekeeping, Losses, NextStep};
 pub use set_aside::SetAside;

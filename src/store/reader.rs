@@ -14,6 +14,7 @@ use super::{
     placement::Placements,
     schema::JOURNAL,
     set_aside::{self, SetAside},
+    settled,
 };
 use crate::{
     clock::Wall,
@@ -78,6 +79,15 @@ pub struct StoredReading {
     pub values: String,
 }
 
+/// How far the uplink has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UplinkMark {
+    /// Readings the hub does not have yet.
+    pub waiting: u64,
+    /// Readings set aside because the hub does not take them.
+    pub rejected: u64,
+}
+
 impl BufferReader {
     /// Opens the journal in `dir`.
     ///
@@ -113,6 +123,27 @@ impl BufferReader {
         let read = Placements::read(&self.connection)
             .and_then(|placements| set_aside::page(&self.connection, &placements, after, rows));
         read.map_err(|e| Attempt::new("read the journal", &self.path).sql(e))
+    }
+
+    /// How far the uplink has come, as far as the disk knows.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn uplink_mark(&self) -> Result<UplinkMark, StoreError> {
+        let attempt = Attempt::new("read the mark of the uplink in", &self.path);
+        let read = || {
+            let settled = settled::read(&self.connection)?;
+            let ends = "SELECT coalesce((SELECT min(seq) FROM journal), 1), coalesce((SELECT max(seq) FROM journal), 0)";
+            let (first, last): (i64, i64) =
+                self.connection.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            // Readings may have been dropped before the hub had them.
+            let before = settled.through.0.max(first.unsigned_abs().saturating_sub(1));
+            let behind = settled.beyond.iter().map(|(first, last)| (first.0.max(before + 1), last.0));
+            let beyond: u64 = behind.map(|(first, last)| (last + 1).saturating_sub(first)).sum();
+            let waiting = last.unsigned_abs().saturating_sub(before).saturating_sub(beyond);
+            Ok(UplinkMark { waiting, rejected: settled::rejected_len(&self.connection)? })
+        };
+        read().map_err(|e: rusqlite::Error| attempt.sql(e))
     }
 
     /// How many damaged rows reads have skipped so far; one that is met twice counts twice.

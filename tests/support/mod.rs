@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod home;
 pub mod namespace;
 pub mod process;
+pub mod relay;
 pub mod tracer;
 pub mod wait;
 pub mod wire;

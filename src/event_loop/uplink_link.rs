@@ -1,0 +1,279 @@
+//! The way to the hub, as the loop walks it: name, addresses in turn, TCP, TLS, and the connection that comes of it.
+//!
+//! Knows sockets and failures; what is said over the connection is the uplink's.
+
+use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
+
+use mio::{Registry, event::Event};
+
+use crate::{
+    byte_queue::ByteQueue,
+    clock::Mono,
+    limits::{ADDRESS_TIMEOUT, ADDRESS_TIMEOUT_MIN, UPLINK_CONNECT_TIMEOUT},
+    net::{
+        connection::WriteOutcome,
+        resolver::{Asking, Resolver, Ticket},
+        scratch::Scratch,
+        tls_client::HubTls,
+        upstream::{Reading, Upstream},
+        upstream_error::UpstreamError,
+    },
+    uplink::{Failure, FailureKind},
+};
+
+/// Failed addresses that are told one by one.
+const TOLD_MAX: usize = 3;
+
+/// Where the hub is.
+#[derive(Clone, Debug)]
+pub struct HubPlace {
+    /// The whole, for people.
+    pub url: String,
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Present if TLS is spoken.
+    pub tls: Option<HubTls>,
+}
+
+/// What one attempt at the hub, or the connection, is doing.
+pub(super) enum Link {
+    /// Nothing is wanted.
+    Down,
+    /// The name is looked up.
+    Resolving(Ticket),
+    /// The addresses are tried.
+    Dialling(Dialling),
+    /// There is a connection.
+    Up(Box<Upstream>),
+}
+
+pub(super) struct Dialling {
+    upstream: Box<Upstream>,
+    address: SocketAddr,
+    give_up: Mono,
+    rest: VecDeque<SocketAddr>,
+    each: Duration,
+    failed: Vec<(SocketAddr, UpstreamError)>,
+}
+
+/// What became of an attempt in this turn.
+pub(super) enum Attempt {
+    /// It goes on.
+    Pending,
+    /// There is a connection, in [`Link::Up`].
+    Connected,
+    Failed(Failure),
+}
+
+/// What the connection brought in this turn.
+pub(super) enum Arrival {
+    /// The scratch holds what came, if anything did.
+    Bytes,
+    /// The scratch holds the last of it.
+    End(Failure),
+}
+
+impl Link {
+    /// Begins an attempt.
+    pub(super) fn begin(
+        &mut self,
+        place: &HubPlace,
+        resolver: &mut Resolver,
+        registry: &Registry,
+        now: Mono,
+    ) -> Attempt {
+        match resolver.ask(&place.host, place.port) {
+            Asking::Known(address) => self.dial([address].into(), place, registry, now),
+            Asking::Waiting(ticket) => {
+                *self = Self::Resolving(ticket);
+                Attempt::Pending
+            }
+            Asking::Busy => {
+                self.fail(not_found(place, "earlier questions to the resolver have no answer yet"))
+            }
+            Asking::Failed(error) => self.fail(not_found(place, &error.to_string())),
+        }
+    }
+
+    /// Takes the resolver's answer, if it is the one waited for.
+    pub(super) fn on_answer(
+        &mut self,
+        ticket: Ticket,
+        addresses: io::Result<Vec<SocketAddr>>,
+        place: &HubPlace,
+        registry: &Registry,
+        now: Mono,
+    ) -> Attempt {
+        if !matches!(self, Self::Resolving(expected) if *expected == ticket) {
+            return Attempt::Pending;
+        }
+        match addresses {
+            Ok(addresses) => self.dial(addresses.into(), place, registry, now),
+            Err(error) => self.fail(not_found(place, &error.to_string())),
+        }
+    }
+
+    pub(super) fn on_event(&mut self, event: &Event) {
+        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+        match self {
+            Self::Down | Self::Resolving(_) => {}
+            Self::Dialling(dialling) => dialling.upstream.note_ready(readable, event.is_writable()),
+            Self::Up(upstream) => upstream.note_ready(readable, event.is_writable()),
+        }
+    }
+
+    /// Goes on with the attempt, as far as the network and the time allow.
+    pub(super) fn advance(&mut self, place: &HubPlace, registry: &Registry, now: Mono) -> Attempt {
+        let Self::Dialling(dialling) = self else { return Attempt::Pending };
+        let error = match dialling.upstream.advance() {
+            Ok(true) => {
+                let Self::Dialling(dialling) = std::mem::replace(self, Self::Down) else {
+                    unreachable!("it was dialling two lines ago");
+                };
+                *self = Self::Up(dialling.upstream);
+                return Attempt::Connected;
+            }
+            Ok(false) if dialling.give_up > now => return Attempt::Pending,
+            Ok(false) => UpstreamError::Io(io::ErrorKind::TimedOut.into()),
+            Err(error) => error,
+        };
+        let Self::Dialling(mut dialling) = std::mem::replace(self, Self::Down) else {
+            unreachable!("it was dialling when this began");
+        };
+        dialling.failed.push((dialling.address, error));
+        self.dial_next(dialling.rest, dialling.failed, dialling.each, place, registry, now)
+    }
+
+    /// Reads a portion, if there may be one.
+    pub(super) fn read(&mut self, scratch: &mut Scratch, place: &HubPlace) -> Option<Arrival> {
+        let Self::Up(upstream) = self else { return None };
+        if !upstream.can_read() {
+            return None;
+        }
+        let error = match upstream.read(scratch) {
+            Reading::Open => return Some(Arrival::Bytes),
+            Reading::Closed => UpstreamError::Io(io::ErrorKind::UnexpectedEof.into()),
+            Reading::Failed(error) => error,
+        };
+        *self = Self::Down;
+        Some(Arrival::End(failure(place, &error)))
+    }
+
+    /// Writes what the socket takes.
+    pub(super) fn write(&mut self, queue: &mut ByteQueue, place: &HubPlace) -> Result<(), Failure> {
+        let Self::Up(upstream) = self else { return Ok(()) };
+        match upstream.write(queue) {
+            WriteOutcome::Done | WriteOutcome::Blocked => Ok(()),
+            WriteOutcome::Failed(error) => {
+                *self = Self::Down;
+                Err(failure(place, &error.into()))
+            }
+        }
+    }
+
+    /// Ends the connection with a goodbye, or gives up the attempt.
+    pub(super) fn close(&mut self) {
+        if let Self::Up(upstream) = std::mem::replace(self, Self::Down) {
+            upstream.close();
+        }
+    }
+
+    /// Whether bytes may wait to be read.
+    pub(super) fn can_read(&self) -> bool {
+        matches!(self, Self::Up(upstream) if upstream.can_read())
+    }
+
+    /// When the present address is given up.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        match self {
+            Self::Dialling(dialling) => Some(dialling.give_up),
+            Self::Down | Self::Resolving(_) | Self::Up(_) => None,
+        }
+    }
+
+    fn dial(
+        &mut self,
+        addresses: VecDeque<SocketAddr>,
+        place: &HubPlace,
+        registry: &Registry,
+        now: Mono,
+    ) -> Attempt {
+        // All of them get their turn within what the uplink allows for one attempt.
+        let share = UPLINK_CONNECT_TIMEOUT / (addresses.len() as u32 + 1);
+        let each = share.clamp(ADDRESS_TIMEOUT_MIN, ADDRESS_TIMEOUT);
+        self.dial_next(addresses, Vec::new(), each, place, registry, now)
+    }
+
+    fn dial_next(
+        &mut self,
+        mut rest: VecDeque<SocketAddr>,
+        mut failed: Vec<(SocketAddr, UpstreamError)>,
+        each: Duration,
+        place: &HubPlace,
+        registry: &Registry,
+        now: Mono,
+    ) -> Attempt {
+        while let Some(address) = rest.pop_front() {
+            let dialled = Upstream::connect(address, place.tls.as_ref()).and_then(|mut upstream| {
+                upstream.register(registry, super::UPLINK)?;
+                Ok(upstream)
+            });
+            match dialled {
+                Ok(upstream) => {
+                    let (upstream, give_up) = (Box::new(upstream), now + each);
+                    *self = Self::Dialling(Dialling { upstream, address, give_up, rest, each, failed });
+                    return Attempt::Pending;
+                }
+                Err(error) => failed.push((address, error)),
+            }
+        }
+        self.fail(all_failed(place, &failed))
+    }
+
+    fn fail(&mut self, failure: Failure) -> Attempt {
+        *self = Self::Down;
+        Attempt::Failed(failure)
+    }
+}
+
+fn not_found(place: &HubPlace, words: &str) -> Failure {
+    Failure::new(FailureKind::NameNotFound, format!("cannot find {}: {words}", place.host))
+}
+
+/// The failure of a whole attempt: told by the first address, or by one where a person can do something about it.
+fn all_failed(place: &HubPlace, failed: &[(SocketAddr, UpstreamError)]) -> Failure {
+    let telling = |(_, error): &&(SocketAddr, UpstreamError)| !matches!(error, UpstreamError::Io(_));
+    let Some((_, main)) = failed.iter().find(telling).or(failed.first()) else {
+        return not_found(place, "it has no address");
+    };
+    let mut words: Vec<String> =
+        failed.iter().take(TOLD_MAX).map(|(address, error)| format!("{}: {error}", address.ip())).collect();
+    if failed.len() > TOLD_MAX {
+        words.push(format!("and {} more", failed.len() - TOLD_MAX));
+    }
+    Failure::new(kind(main), format!("cannot connect to {}: {}", place.url, words.join("; ")))
+}
+
+fn failure(place: &HubPlace, error: &UpstreamError) -> Failure {
+    Failure::new(kind(error), format!("{}: {error}", place.url))
+}
+
+fn kind(error: &UpstreamError) -> FailureKind {
+    use io::ErrorKind as Io;
+    match error {
+        UpstreamError::Tls(_) => FailureKind::Tls,
+        UpstreamError::ClockUnset(_) => FailureKind::Clock,
+        UpstreamError::Io(error) => match error.kind() {
+            Io::ConnectionRefused => FailureKind::Refused,
+            Io::HostUnreachable | Io::NetworkUnreachable | Io::NetworkDown | Io::AddrNotAvailable => {
+                FailureKind::Unreachable
+            }
+            Io::TimedOut => FailureKind::TimedOut,
+            Io::UnexpectedEof => FailureKind::Closed,
+            Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe => FailureKind::Reset,
+            _ => FailureKind::Other,
+        },
+    }
+}

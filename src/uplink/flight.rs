@@ -1,0 +1,275 @@
+//! Messages on their way to the hub, each until its PUBACK, and how many bytes the link bears at once.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use crate::{
+    clock::Mono,
+    ids::DeviceName,
+    limits::{
+        UPLINK_ACK_TIMEOUT_MAX, UPLINK_FLIGHT_BYTES_FIRST, UPLINK_FLIGHT_BYTES_MAX, UPLINK_FLIGHT_BYTES_MIN,
+    },
+    mqtt::PacketId,
+    record::Outbound,
+};
+
+use super::lane::LaneKind;
+
+/// An answer that takes no longer than this says that the link bears more.
+const QUICK: Duration = Duration::from_secs(2);
+/// An answer that takes longer than this says that the link bears less.
+const SLOW: Duration = Duration::from_secs(8);
+
+/// A message on its way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) packet_id: PacketId,
+    pub(super) content: Content,
+    pub(super) payload_bytes: usize,
+    pub(super) sent: Mono,
+    /// How long nothing had gone before it.
+    pub(super) quiet: Duration,
+}
+
+/// What a message says.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// A device is there.
+    Announcement(DeviceName),
+    /// Readings of one device, at least one.
+    Readings {
+        /// Where they are to go back to; `None` for a reading under suspicion.
+        lane: Option<LaneKind>,
+        /// The readings, in order.
+        rows: Vec<Outbound>,
+    },
+}
+
+/// Everything on its way, oldest first.
+///
+/// Invariant: packet identifiers are distinct.
+#[derive(Debug)]
+pub(super) struct Flight {
+    messages: VecDeque<InFlight>,
+    payload_bytes: usize,
+    last_id: u16,
+    /// Bytes of payload the link bears at once.
+    budget: usize,
+    budget_max: usize,
+    /// Up to here the budget doubles, beyond it grows slowly: it was too much once.
+    doubles_until: usize,
+    ack_timeout: Duration,
+    ack_timeout_min: Duration,
+}
+
+impl Flight {
+    /// Nothing is on its way; at most `bytes_max` bytes of payload ever will be, and the first answers may take
+    /// `ack_timeout`.
+    pub(super) fn new(bytes_max: usize, ack_timeout: Duration) -> Self {
+        let budget_max = bytes_max.clamp(UPLINK_FLIGHT_BYTES_MIN, UPLINK_FLIGHT_BYTES_MAX);
+        Self {
+            messages: VecDeque::new(),
+            payload_bytes: 0,
+            last_id: 0,
+            budget: UPLINK_FLIGHT_BYTES_FIRST.min(budget_max),
+            budget_max,
+            doubles_until: budget_max,
+            ack_timeout,
+            ack_timeout_min: ack_timeout,
+        }
+    }
+
+    /// How many messages are on their way.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// How many readings are on their way.
+    pub(super) fn rows(&self) -> usize {
+        self.readings().map(|(_, rows)| rows.len()).sum()
+    }
+
+    /// The readings on their way, message by message.
+    pub(super) fn readings(&self) -> impl Iterator<Item = (Option<LaneKind>, &[Outbound])> {
+        self.messages.iter().filter_map(|message| match &message.content {
+            Content::Readings { lane, rows } => Some((*lane, rows.as_slice())),
+            Content::Announcement(_) => None,
+        })
+    }
+
+    /// Devices that something of `lane` is on its way for, and those being announced.
+    pub(super) fn busy_devices(&self, lane: LaneKind) -> BTreeSet<DeviceName> {
+        let busy = self.messages.iter().filter_map(|message| match &message.content {
+            Content::Announcement(device) => Some(device),
+            Content::Readings { lane: Some(of), rows } if *of == lane => Some(&rows[0].device),
+            Content::Readings { .. } => None,
+        });
+        busy.cloned().collect()
+    }
+
+    /// When the oldest message left.
+    pub(super) fn oldest_sent(&self) -> Option<Mono> {
+        self.messages.front().map(|message| message.sent)
+    }
+
+    /// Bytes of payload that may leave now; `None` if it is better to wait for an answer.
+    pub(super) fn room_bytes(&self) -> Option<usize> {
+        let room = self.budget.saturating_sub(self.payload_bytes);
+        (self.payload_bytes == 0 || room >= self.budget / 4).then_some(room)
+    }
+
+    /// How long an answer may take.
+    pub(super) fn ack_timeout(&self) -> Duration {
+        self.ack_timeout
+    }
+
+    /// An identifier that nothing on its way has; they are not used again soon, so that a late answer meets nobody.
+    pub(super) fn next_id(&self) -> PacketId {
+        (1..=u16::MAX)
+            .filter_map(|step| PacketId::new(self.last_id.wrapping_add(step)))
+            .find(|id| self.messages.iter().all(|message| message.packet_id != *id))
+            .expect("the window is smaller than the number of identifiers")
+    }
+
+    /// An identifier for something that is not a message.
+    pub(super) fn spend_id(&mut self) -> PacketId {
+        let id = self.next_id();
+        self.last_id = id.get();
+        id
+    }
+
+    /// A message has left as `packet_id`, which came from [`Flight::next_id`].
+    pub(super) fn note_sent(
+        &mut self,
+        packet_id: PacketId,
+        content: Content,
+        payload_bytes: usize,
+        quiet: Duration,
+        now: Mono,
+    ) {
+        self.last_id = packet_id.get();
+        self.payload_bytes += payload_bytes;
+        self.messages.push_back(InFlight { packet_id, content, payload_bytes, sent: now, quiet });
+    }
+
+    /// Takes the message that a PUBACK answers; nothing if none of this identifier is on its way: the answer is late,
+    /// or comes twice, or was never asked for.
+    pub(super) fn take(&mut self, packet_id: PacketId) -> Option<InFlight> {
+        let place = self.messages.iter().position(|message| message.packet_id == packet_id)?;
+        let message = self.messages.remove(place)?;
+        self.payload_bytes -= message.payload_bytes;
+        Some(message)
+    }
+
+    /// Takes everything: the connection is gone.
+    pub(super) fn take_all(&mut self) -> Vec<InFlight> {
+        self.payload_bytes = 0;
+        std::mem::take(&mut self.messages).into()
+    }
+
+    /// The hub took a message of `payload_bytes` bytes, `took` after it left.
+    pub(super) fn note_taken(&mut self, payload_bytes: usize, took: Duration) {
+        self.ack_timeout = (self.ack_timeout / 2).max(self.ack_timeout_min);
+        if took > SLOW {
+            self.shrink(2);
+        } else if took < QUICK {
+            let growth = if self.budget < self.doubles_until { payload_bytes } else { payload_bytes / 16 };
+            self.budget = (self.budget + growth).min(self.budget_max);
+        }
+    }
+
+    /// Not a word came: less at once, and more patience, for the link may be a slow one.
+    pub(super) fn note_silence(&mut self) {
+        self.shrink(4);
+        self.ack_timeout = (self.ack_timeout * 2).min(UPLINK_ACK_TIMEOUT_MAX.max(self.ack_timeout_min));
+    }
+
+    /// Words came but not the answer: a little more patience, for the hub may be a busy one. Much more would only make
+    /// it take long to find a message the hub never answers.
+    pub(super) fn note_unanswered(&mut self) {
+        self.shrink(4);
+        self.ack_timeout = self.ack_timeout.max((self.ack_timeout_min * 2).min(UPLINK_ACK_TIMEOUT_MAX));
+    }
+
+    /// The link, or the hub, bears only a `part` of what it was given.
+    pub(super) fn shrink(&mut self, part: usize) {
+        self.budget = (self.budget / part).max(UPLINK_FLIGHT_BYTES_MIN);
+        self.doubles_until = self.budget;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight() -> Flight {
+        Flight::new(256 * 1024, Duration::from_secs(20))
+    }
+
+    fn announce(flight: &mut Flight, bytes: usize) -> PacketId {
+        let id = flight.next_id();
+        let device = DeviceName::parse("pump").expect("valid");
+        flight.note_sent(id, Content::Announcement(device), bytes, Duration::ZERO, Mono(0));
+        id
+    }
+
+    #[test]
+    fn an_answer_belongs_to_exactly_one_message_and_only_once() {
+        let mut flight = flight();
+        let (first, second) = (announce(&mut flight, 1), announce(&mut flight, 1));
+        assert_ne!(first, second);
+        assert!(flight.take(second).is_some());
+        assert!(flight.take(second).is_none());
+        assert!(flight.take(PacketId::new(999).expect("not zero")).is_none());
+        assert_eq!(flight.len(), 1);
+    }
+
+    #[test]
+    fn identifiers_are_not_used_again_before_all_others_were() {
+        let mut flight = flight();
+        let first = announce(&mut flight, 1);
+        flight.take(first);
+        for _ in 1..u16::MAX {
+            let id = announce(&mut flight, 1);
+            assert_ne!(id, first);
+            flight.take(id);
+        }
+        assert_eq!(announce(&mut flight, 1), first);
+    }
+
+    #[test]
+    fn a_quick_link_soon_bears_the_most_and_a_slow_one_little() {
+        let mut flight = flight();
+        for _ in 0..40 {
+            flight.note_taken(flight.room_bytes().expect("nothing is on its way"), Duration::from_millis(50));
+        }
+        assert_eq!(flight.room_bytes(), Some(256 * 1024));
+        (0..40).for_each(|_| flight.note_taken(100, Duration::from_secs(9)));
+        assert_eq!(flight.room_bytes(), Some(UPLINK_FLIGHT_BYTES_MIN));
+    }
+
+    #[test]
+    fn patience_grows_with_each_silence_and_returns_with_answers() {
+        let mut flight = flight();
+        (0..20).for_each(|_| flight.note_silence());
+        assert_eq!(flight.ack_timeout(), UPLINK_ACK_TIMEOUT_MAX);
+        (0..20).for_each(|_| flight.note_taken(1, Duration::from_secs(1)));
+        assert_eq!(flight.ack_timeout(), Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_nearly_full_link_waits_for_an_answer() {
+        let mut flight = flight();
+        announce(&mut flight, UPLINK_FLIGHT_BYTES_FIRST - 10);
+        assert_eq!(flight.room_bytes(), None);
+        flight.take_all();
+        assert_eq!(flight.room_bytes(), Some(UPLINK_FLIGHT_BYTES_FIRST));
+    }
+}

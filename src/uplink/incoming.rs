@@ -1,0 +1,278 @@
+//! The packets the hub sends.
+
+use crate::{
+    device_api::gateway::{self, SessionLimits},
+    limits::{
+        UPLINK_GAP_DOUBTED, UPLINK_GAP_MAX, UPLINK_INCOMING_BYTES_MAX, UPLINK_LIMITS_WAIT,
+        UPLINK_TAKEOVER_WAIT,
+    },
+    mqtt::{
+        Ack, ConnAck, Disconnect, Header, Packet, PacketType, ProtocolVersion, Publish, QoS, ReasonCode,
+        SubAck, decode, parse_header,
+    },
+};
+
+use super::{
+    Link, Uplink,
+    connection::{Connection, Phase},
+    ending::{Blame, Pause},
+    failure::fit_for_people,
+    flight::{Content, InFlight},
+    poison::Refusal,
+};
+
+impl Uplink {
+    /// Takes bytes apart into packets; the beginning of one is kept.
+    pub(super) fn receive(&mut self, bytes: &[u8]) {
+        if self.version().is_none() {
+            return;
+        }
+        if let Link::Open(connection) = &mut self.link {
+            connection.note_received(self.now.mono);
+        }
+        let mut incoming = std::mem::take(&mut self.incoming);
+        incoming.extend_from_slice(bytes);
+        let mut start = 0;
+        while let Some(taken) = self.receive_packet(&incoming[start..]) {
+            start += taken;
+        }
+        if self.version().is_some() && start < incoming.len() {
+            incoming.drain(..start);
+            self.incoming = incoming;
+        }
+    }
+
+    /// Takes one packet, and tells how many bytes it had; `None` if there is none yet, or nobody to take it.
+    fn receive_packet(&mut self, bytes: &[u8]) -> Option<usize> {
+        let version = self.version()?;
+        let header = match parse_header(bytes, version) {
+            Ok(header) => header?,
+            Err(error) => {
+                self.lose_for_nonsense(&error.to_string());
+                return None;
+            }
+        };
+        if header.frame_bytes() > UPLINK_INCOMING_BYTES_MAX {
+            let size = header.frame_bytes();
+            self.lose_for_nonsense(&format!("a packet of {size} bytes, of which we take fewer"));
+            return None;
+        }
+        let body = bytes.get(header.header_bytes..header.frame_bytes())?;
+        match decode(header, body, self.answer_version(header, version)) {
+            Ok(packet) => self.on_packet(&packet),
+            Err(error) => self.lose_for_nonsense(&error.to_string()),
+        }
+        Some(header.frame_bytes())
+    }
+
+    /// The version of a packet: a hub that does not have 5.0 refuses it in the form it has. [3.1.1 §3.2.2.3]
+    fn answer_version(&self, header: Header, version: ProtocolVersion) -> ProtocolVersion {
+        let is_old = header.packet_type == PacketType::ConnAck && header.body_bytes == 2;
+        if is_old { ProtocolVersion::V311 } else { version }
+    }
+
+    fn on_packet(&mut self, packet: &Packet<'_>) {
+        match (&self.link, packet) {
+            (Link::Greeting { version, .. }, Packet::ConnAck(connack)) => self.on_connack(connack, *version),
+            (Link::Open(_), Packet::Publish(publish)) => self.on_publish(publish),
+            (Link::Open(_), Packet::PubAck(ack)) => self.on_puback(ack),
+            (Link::Open(_), Packet::PubRel(ack)) => self.acknowledge(ack.packet_id, Packet::PubComp),
+            (Link::Open(_), Packet::SubAck(suback)) => self.on_suback(suback),
+            (Link::Open(_), Packet::PingResp) => {
+                if let Link::Open(connection) = &mut self.link {
+                    connection.on_pingresp();
+                }
+            }
+            (_, Packet::Disconnect(disconnect)) => self.on_disconnect(disconnect),
+            // We send nothing of QoS 2 and unsubscribe from nothing: late nonsense does no harm.
+            (Link::Open(_), Packet::PubRec(_) | Packet::PubComp(_) | Packet::UnsubAck(_)) => {}
+            (_, other) => self.lose_for_nonsense(&format!("{} where it has no place", other.packet_type())),
+        }
+    }
+
+    // ---- being let in -----------------------------------------------------------------------------------
+
+    fn on_connack(&mut self, connack: &ConnAck<'_>, version: ProtocolVersion) {
+        let words = with_reason("the hub", connack.reason, connack.properties.reason_string());
+        match connack.reason {
+            ReasonCode::Success => self.on_let_in(connack, version),
+            ReasonCode::UnsupportedProtocolVersion => {
+                self.versions.on_refused(version);
+                self.lose(&words, Blame::Link, Pause::BackOff);
+            }
+            ReasonCode::BadUserNameOrPassword
+            | ReasonCode::NotAuthorized
+            | ReasonCode::ClientIdentifierNotValid
+            | ReasonCode::Banned
+            | ReasonCode::BadAuthenticationMethod => {
+                self.versions.on_answer(version, self.now.mono);
+                let alarm = format!("{words}: it does not accept our access token or user name");
+                self.refuse(alarm, true);
+            }
+            _ => self.lose(&words, Blame::Link, Pause::BackOff),
+        }
+    }
+
+    fn on_let_in(&mut self, connack: &ConnAck<'_>, version: ProtocolVersion) {
+        self.versions.on_answer(version, self.now.mono);
+        let connection = match Connection::new(connack, version, &self.settings, self.now.mono) {
+            Ok(connection) => connection,
+            Err(words) => return self.refuse(words.to_owned(), true),
+        };
+        self.people.connections += 1;
+        if self.people.alarm.as_ref().is_some_and(|alarm| alarm.over_when_let_in) {
+            self.people.alarm = None;
+        }
+        self.link = Link::Open(Box::new(connection));
+        let backlog = self.uploader.backlog();
+        self.tell(
+            false,
+            format!("the hub has let us in (MQTT level {}), {backlog} readings wait", version.level()),
+        );
+        if self.settings.mode.is_gateway() && self.ended_asking < 2 {
+            self.ask_for_limits();
+        } else {
+            self.uploader.open(self.settings.order);
+        }
+    }
+
+    fn ask_for_limits(&mut self) {
+        let packet_id = self.uploader.flight.spend_id();
+        let until = self.now.mono + UPLINK_LIMITS_WAIT;
+        if let Link::Open(connection) = &mut self.link {
+            connection.phase = Phase::Asking { until, subscribing: Some(packet_id) };
+        }
+        self.send_subscribe(packet_id);
+    }
+
+    fn on_suback(&mut self, suback: &SubAck<'_>) {
+        let Link::Open(connection) = &mut self.link else { return };
+        let Phase::Asking { until, subscribing } = connection.phase else { return };
+        if subscribing != Some(suback.packet_id) {
+            return;
+        }
+        if suback.reasons.iter().any(|reason| reason.is_error()) {
+            // Nobody will tell us: readings go without knowing.
+            connection.phase = Phase::Uploading;
+            return self.uploader.open(self.settings.order);
+        }
+        connection.phase = Phase::Asking { until, subscribing: None };
+        self.send_limits_request();
+    }
+
+    fn on_publish(&mut self, publish: &Publish<'_>) {
+        match (publish.qos, publish.packet_id) {
+            (QoS::AtLeastOnce, Some(packet_id)) => self.acknowledge(packet_id, Packet::PubAck),
+            (QoS::ExactlyOnce, Some(packet_id)) => self.acknowledge(packet_id, Packet::PubRec),
+            _ => {}
+        }
+        let is_answer = publish.topic.is_some_and(|topic| topic.as_str() == gateway::LIMITS_ANSWER_TOPIC);
+        let Some(limits) = is_answer.then(|| SessionLimits::parse(publish.payload)).flatten() else { return };
+        let Link::Open(connection) = &mut self.link else { return };
+        self.pace.learn(&limits);
+        connection.learn(limits);
+        self.ended_asking = 0;
+        if connection.phase != Phase::Uploading {
+            connection.phase = Phase::Uploading;
+            self.uploader.open(self.settings.order);
+        }
+    }
+
+    // ---- what becomes of messages -----------------------------------------------------------------------
+
+    fn on_puback(&mut self, ack: &Ack<'_>) {
+        let Some(message) = self.uploader.flight.take(ack.packet_id) else { return };
+        let words = with_reason("the hub", ack.reason, ack.properties.reason_string());
+        match ack.reason {
+            reason if !reason.is_error() => self.on_taken(message),
+            ReasonCode::NotAuthorized | ReasonCode::TopicNameInvalid => {
+                self.uploader.send_again(message);
+                let what = if self.settings.mode.is_gateway() {
+                    "is this device marked as a gateway there?"
+                } else {
+                    "may we publish to the topic of `topic`?"
+                };
+                self.refuse(format!("{words}: {what}"), false);
+            }
+            ReasonCode::QuotaExceeded => {
+                self.pace.slow_down(UPLINK_GAP_MAX);
+                self.note_told_off(&words);
+                self.uploader.send_again(message);
+            }
+            ReasonCode::PacketIdentifierInUse => {
+                self.uploader.send_again(message);
+                self.lose(&words, Blame::Link, Pause::BackOff);
+            }
+            _ if matches!(message.content, Content::Announcement(_)) => self.on_announcement_refused(message),
+            ReasonCode::PayloadFormatInvalid => self.on_refused(message, &Refusal::Told(words), true),
+            _ => {
+                let counts = self.nothing_else_explains(&message);
+                if !self.pace.is_known() {
+                    self.pace.slow_down(UPLINK_GAP_DOUBTED);
+                }
+                self.note_told_off(&words);
+                self.on_refused(message, &Refusal::Guessed(words), counts);
+            }
+        }
+    }
+
+    fn on_taken(&mut self, message: InFlight) {
+        if let Content::Readings { rows, .. } = &message.content {
+            self.people.uploaded.add(rows.len() as u64, self.now.mono);
+            self.people.alarm = None;
+            self.backoff.reset();
+        }
+        self.uploader.on_taken(message, &mut self.pace, self.now.mono);
+    }
+
+    /// A device the hub does not want to be told of may do without: its readings tell as much.
+    fn on_announcement_refused(&mut self, message: InFlight) {
+        if let Content::Announcement(device) = message.content {
+            self.uploader.note_announced(device);
+        }
+    }
+
+    fn note_told_off(&mut self, words: &str) {
+        self.uploader.flight.shrink(2);
+        self.people.last_error = Some((words.to_owned(), self.now.mono));
+        if let Link::Open(connection) = &mut self.link {
+            connection.told_off = Some(self.now.mono);
+        }
+    }
+
+    // ---- being thrown out -------------------------------------------------------------------------------
+
+    fn on_disconnect(&mut self, disconnect: &Disconnect<'_>) {
+        use ReasonCode as R;
+        let words = with_reason("the hub", disconnect.reason, disconnect.properties.reason_string());
+        let (blame, pause) = match disconnect.reason {
+            R::ImplementationSpecificError
+            | R::MessageRateTooHigh
+            | R::QuotaExceeded
+            | R::ServerBusy
+            | R::ReceiveMaximumExceeded
+            | R::ConnectionRateExceeded => (Blame::Rate, Pause::BackOff),
+            // Whoever it is comes back as soon as we do: do not fight.
+            R::SessionTakenOver => (Blame::Link, Pause::AtLeast(UPLINK_TAKEOVER_WAIT)),
+            R::NotAuthorized
+            | R::AdministrativeAction
+            | R::KeepAliveTimeout
+            | R::MaximumConnectTime
+            | R::UseAnotherServer
+            | R::ServerMoved
+            | R::Success => (Blame::Link, Pause::BackOff),
+            _ => (Blame::Message, Pause::BackOff),
+        };
+        self.lose(&words, blame, pause);
+    }
+
+    fn lose_for_nonsense(&mut self, what: &str) {
+        self.lose(&format!("the hub sent what is not right: {what}"), Blame::Link, Pause::BackOff);
+    }
+}
+
+/// What the hub said, in words: the code's, its number, and the hub's own if it has any.
+fn with_reason(who: &str, reason: ReasonCode, own_words: Option<&str>) -> String {
+    let own_words = own_words.map(|words| format!(", {}", fit_for_people(words))).unwrap_or_default();
+    format!("{who} says: {reason} (0x{:02X}){own_words}", reason.as_byte())
+}

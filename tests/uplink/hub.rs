@@ -1,0 +1,507 @@
+//! A small hub in memory that speaks MQTT with the crate's own codec and behaves as hubs do, the bad ones included.
+//!
+//! Pure: bytes and a time in, bytes and a verdict on the connection out. What it has taken it remembers in order, and
+//! what a client of it must never do it writes down as a complaint.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use forebay::{
+    clock::Mono,
+    mqtt::{
+        Ack, ConnAck, Connect, Disconnect, Packet, PacketId, PropertiesBuf, Property, ProtocolVersion,
+        Publish, QoS, ReasonCode, SubAck, decode, encode, parse_header,
+    },
+};
+
+/// How a hub behaves.
+#[derive(Clone, Debug)]
+pub struct Manners {
+    /// The token it lets in.
+    pub token: String,
+    /// Whether it has MQTT 5; without, it closes the connection, or says so in the form of 3.1.1.
+    pub version_5: Version5,
+    /// Receive Maximum, Maximum Packet Size, Server Keep Alive, Topic Alias Maximum: each left out if zero.
+    pub receive_maximum: u16,
+    pub packet_bytes_max: u32,
+    pub server_keep_alive_s: u16,
+    pub topic_alias_maximum: u16,
+    /// Messages of telemetry and values it takes in each period, counted by a bucket that refills evenly.
+    pub rates: Vec<HubRate>,
+    /// What it does about too much.
+    pub too_much: TooMuch,
+    /// Whether it answers the question for limits.
+    pub tells_limits: bool,
+    /// What it does with a value named `poison`.
+    pub poison: OnPoison,
+    /// Takes nothing at all: each message is treated as poison.
+    pub takes_nothing: bool,
+    /// Acknowledges telemetry at all.
+    pub acknowledges: bool,
+    /// Of a hundred PUBACKs, how many are swallowed, and how many come twice.
+    pub acks_swallowed: u64,
+    pub acks_doubled: u64,
+    /// Topic of readings when it is an ordinary broker; gateway topics otherwise.
+    pub is_plain: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version5 {
+    Spoken,
+    ClosesWithoutAWord,
+    RefusedInOldForm,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct HubRate {
+    pub messages: bool,
+    pub count: u32,
+    pub period: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooMuch {
+    /// As hubs up to 4.2.0: closed, without a PUBACK; in 5.0 DISCONNECT 0x83 before.
+    Closes,
+    /// As hubs from 4.2.1: PUBACK 0x97, then closed. In 3.1.1 that PUBACK looks like any other.
+    AnswersAndCloses,
+    /// PUBACK 0x97, and the connection stays.
+    Answers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnPoison {
+    /// PUBACK 0x99 in 5.0; 3.1.1 is closed.
+    Says,
+    /// Closed without a word.
+    Closes,
+    /// No PUBACK, and no close.
+    Hangs,
+}
+
+impl Manners {
+    pub fn good() -> Self {
+        Self {
+            token: "TOKEN".to_owned(),
+            version_5: Version5::Spoken,
+            receive_maximum: 0,
+            packet_bytes_max: 0,
+            server_keep_alive_s: 0,
+            topic_alias_maximum: 0,
+            rates: Vec::new(),
+            too_much: TooMuch::Closes,
+            tells_limits: true,
+            poison: OnPoison::Says,
+            takes_nothing: false,
+            acknowledges: true,
+            acks_swallowed: 0,
+            acks_doubled: 0,
+            is_plain: false,
+        }
+    }
+}
+
+/// A reading as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    pub device: String,
+    pub ts: i64,
+    pub values: String,
+}
+
+/// The hub, all its connections over time.
+#[derive(Debug)]
+pub struct Hub {
+    pub manners: Manners,
+    /// Everything taken, in order, repeats included.
+    pub arrivals: Vec<Arrival>,
+    /// Messages of telemetry taken, and refused or closed for.
+    pub messages: u64,
+    pub refusals: u64,
+    /// What no client may do.
+    pub complaints: Vec<String>,
+    pub connects: Vec<ProtocolVersion>,
+    /// Whether keep-alive can be judged: on a slow link bytes are on their way that it does not see.
+    pub minds_silence: bool,
+    /// Whether readings of a device that was not announced are a fault.
+    pub minds_announcements: bool,
+    pub pings: u64,
+    /// Messages answered with a PUBACK of a good code, by connection and identifier.
+    pub good_acks: u64,
+    buckets: Vec<(f64, Mono)>,
+    chance: u64,
+}
+
+/// One connection to it.
+#[derive(Debug)]
+pub struct HubConnection {
+    incoming: Vec<u8>,
+    version: Option<ProtocolVersion>,
+    announced: BTreeSet<String>,
+    aliases: BTreeMap<u16, String>,
+    pub subscribed: bool,
+    unanswered: usize,
+    last_packet: Mono,
+    keep_alive: Duration,
+}
+
+/// What the hub does about bytes.
+#[derive(Debug, Default)]
+pub struct Reaction {
+    pub bytes: Vec<u8>,
+    pub closes: bool,
+}
+
+impl Hub {
+    pub fn new(manners: Manners, seed: u64) -> Self {
+        Self {
+            manners,
+            arrivals: Vec::new(),
+            messages: 0,
+            refusals: 0,
+            complaints: Vec::new(),
+            connects: Vec::new(),
+            minds_silence: true,
+            minds_announcements: true,
+            pings: 0,
+            good_acks: 0,
+            buckets: Vec::new(),
+            chance: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+        }
+    }
+
+    /// Somebody connects.
+    pub fn accept(&self, now: Mono) -> HubConnection {
+        HubConnection {
+            incoming: Vec::new(),
+            version: None,
+            announced: BTreeSet::new(),
+            aliases: BTreeMap::new(),
+            subscribed: false,
+            unanswered: 0,
+            last_packet: now,
+            keep_alive: Duration::from_secs(1 << 32),
+        }
+    }
+
+    /// Bytes come.
+    pub fn receive(&mut self, connection: &mut HubConnection, bytes: &[u8], now: Mono) -> Reaction {
+        let mut reaction = Reaction::default();
+        if self.minds_silence && now.since(connection.last_packet) > connection.keep_alive * 3 / 2 {
+            self.complain(format!("silent for {:?}", now.since(connection.last_packet)));
+        }
+        connection.last_packet = now;
+        connection.incoming.extend_from_slice(bytes);
+        let incoming = std::mem::take(&mut connection.incoming);
+        let mut start = 0;
+        while !reaction.closes {
+            let version = connection.version.unwrap_or(ProtocolVersion::V5);
+            let Some(header) = parse_header(&incoming[start..], version).expect("well-formed") else { break };
+            let Some(frame) = incoming.get(start..start + header.frame_bytes()) else { break };
+            let is_told = version == ProtocolVersion::V5 && self.manners.packet_bytes_max > 0;
+            if is_told && frame.len() > self.manners.packet_bytes_max as usize {
+                self.complain(format!("a packet of {} bytes", frame.len()));
+            }
+            let packet = decode(header, &frame[header.header_bytes..], version).expect("well-formed");
+            self.on_packet(connection, &packet, now, &mut reaction);
+            start += header.frame_bytes();
+        }
+        connection.incoming = incoming[start..].to_vec();
+        reaction
+    }
+
+    fn complain(&mut self, what: String) {
+        self.complaints.push(what);
+    }
+
+    fn on_packet(
+        &mut self,
+        connection: &mut HubConnection,
+        packet: &Packet<'_>,
+        now: Mono,
+        reaction: &mut Reaction,
+    ) {
+        let Some(version) = connection.version else {
+            let Packet::Connect(connect) = packet else { panic!("{packet:?} before CONNECT") };
+            return self.on_connect(connection, connect, reaction);
+        };
+        match packet {
+            Packet::Publish(publish) => self.on_publish(connection, publish, version, now, reaction),
+            Packet::Subscribe(subscribe) => {
+                connection.subscribed = true;
+                let (packet_id, properties) = (subscribe.packet_id, forebay::mqtt::Properties::EMPTY);
+                let reasons = vec![ReasonCode::GrantedQoS1; subscribe.filters.len()];
+                say(&Packet::SubAck(SubAck { packet_id, properties, reasons }), version, reaction);
+            }
+            Packet::PingReq => {
+                self.pings += 1;
+                say(&Packet::PingResp, version, reaction);
+            }
+            Packet::Disconnect(_) => reaction.closes = true,
+            Packet::PubAck(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn on_connect(&mut self, connection: &mut HubConnection, connect: &Connect<'_>, reaction: &mut Reaction) {
+        self.connects.push(connect.version);
+        if connect.version == ProtocolVersion::V5 {
+            match self.manners.version_5 {
+                Version5::Spoken => {}
+                Version5::ClosesWithoutAWord => return reaction.closes = true,
+                Version5::RefusedInOldForm => {
+                    reaction.bytes.extend([0x20, 2, 0, 1]);
+                    return reaction.closes = true;
+                }
+            }
+        }
+        connection.version = Some(connect.version);
+        let is_let_in = connect.user_name == Some(self.manners.token.as_str());
+        let mut granted = PropertiesBuf::new();
+        let version_5 = connect.version == ProtocolVersion::V5;
+        if is_let_in && version_5 {
+            let m = &self.manners;
+            if m.receive_maximum > 0 {
+                granted.push(Property::ReceiveMaximum(m.receive_maximum));
+            }
+            if m.packet_bytes_max > 0 {
+                granted.push(Property::MaximumPacketSize(m.packet_bytes_max));
+            }
+            if m.server_keep_alive_s > 0 {
+                granted.push(Property::ServerKeepAlive(m.server_keep_alive_s));
+            }
+            if m.topic_alias_maximum > 0 {
+                granted.push(Property::TopicAliasMaximum(m.topic_alias_maximum));
+            }
+        }
+        let keep_alive_s = match (version_5, self.manners.server_keep_alive_s) {
+            (true, seconds) if seconds > 0 => seconds,
+            _ => connect.keep_alive_s,
+        };
+        connection.keep_alive = Duration::from_secs(keep_alive_s.into());
+        let reason = match (is_let_in, version_5) {
+            (true, _) => ReasonCode::Success,
+            (false, true) => ReasonCode::BadUserNameOrPassword,
+            (false, false) => ReasonCode::NotAuthorized,
+        };
+        let connack = ConnAck { session_present: false, reason, properties: granted.as_properties() };
+        say(&Packet::ConnAck(connack), connect.version, reaction);
+        reaction.closes = !is_let_in;
+    }
+
+    fn on_publish(
+        &mut self,
+        connection: &mut HubConnection,
+        publish: &Publish<'_>,
+        version: ProtocolVersion,
+        now: Mono,
+        reaction: &mut Reaction,
+    ) {
+        let topic = self.topic_of(connection, publish);
+        match topic.as_str() {
+            "v1/devices/me/rpc/request/1" => {
+                if self.manners.tells_limits && connection.subscribed {
+                    self.tell_limits(version, reaction);
+                }
+            }
+            "v1/gateway/connect" if !self.manners.is_plain => {
+                let said: serde_json::Value = serde_json::from_slice(publish.payload).expect("JSON");
+                let device = said["device"].as_str().expect("a name").to_owned();
+                if !connection.announced.insert(device.clone()) {
+                    self.complain(format!("{device} announced twice"));
+                }
+                self.acknowledge(publish.packet_id.expect("QoS 1"), ReasonCode::Success, version, reaction);
+            }
+            "v1/gateway/telemetry" if !self.manners.is_plain => {
+                let readings = readings_of(publish.payload);
+                let devices: BTreeSet<_> = readings.iter().map(|reading| &reading.device).collect();
+                if devices.len() != 1 {
+                    self.complaints.push(format!("{} devices in one message", devices.len()));
+                }
+                for device in devices {
+                    if self.minds_announcements && !connection.announced.contains(device) {
+                        self.complaints.push(format!("{device} sends before it is announced"));
+                    }
+                }
+                self.on_telemetry(publish, readings, version, now, connection, reaction);
+            }
+            other if self.manners.is_plain => {
+                let device = other.strip_prefix("site/").expect("the topic of the tests").to_owned();
+                let wrapped = format!("{{{:?}:{}}}", device, String::from_utf8_lossy(publish.payload));
+                let readings = readings_of(wrapped.as_bytes());
+                self.on_telemetry(publish, readings, version, now, connection, reaction);
+            }
+            other => self.complain(format!("a message on {other}")),
+        }
+    }
+
+    fn topic_of(&mut self, connection: &mut HubConnection, publish: &Publish<'_>) -> String {
+        let Some(alias) = publish.properties.topic_alias() else {
+            return publish.topic.expect("a topic or an alias").as_str().to_owned();
+        };
+        if alias > self.manners.topic_alias_maximum {
+            self.complain(format!("topic alias {alias}"));
+        }
+        if let Some(topic) = publish.topic {
+            connection.aliases.insert(alias, topic.as_str().to_owned());
+        }
+        connection.aliases[&alias].clone()
+    }
+
+    fn on_telemetry(
+        &mut self,
+        publish: &Publish<'_>,
+        readings: Vec<Arrival>,
+        version: ProtocolVersion,
+        now: Mono,
+        connection: &mut HubConnection,
+        reaction: &mut Reaction,
+    ) {
+        assert_eq!(publish.qos, QoS::AtLeastOnce);
+        let packet_id = publish.packet_id.expect("QoS 1");
+        if readings.is_empty() {
+            self.complain("an empty list".to_owned());
+        }
+        if std::env::var("TRACE").is_ok() {
+            println!(
+                "{:.3} {} {} rows {:?} .. {:?}",
+                now.0 as f64 / 1e6,
+                readings[0].device,
+                readings.len(),
+                readings[0].values,
+                readings.last().map(|r| r.values.clone())
+            );
+        }
+        let is_poison = readings.iter().any(|reading| reading.values.contains("poison"));
+        if is_poison || self.manners.takes_nothing {
+            self.refusals += 1;
+            match self.manners.poison {
+                OnPoison::Says if version == ProtocolVersion::V5 => {
+                    self.acknowledge(packet_id, ReasonCode::PayloadFormatInvalid, version, reaction);
+                }
+                OnPoison::Hangs => connection.unanswered += 1,
+                OnPoison::Says | OnPoison::Closes => reaction.closes = true,
+            }
+            return;
+        }
+        let points = readings.iter().map(|reading| reading.values.matches(':').count() as u32).sum();
+        if !self.takes_at_this_rate(points, now) {
+            self.refusals += 1;
+            return self.on_too_much(packet_id, version, reaction);
+        }
+        self.messages += 1;
+        self.arrivals.extend(readings);
+        if !self.manners.acknowledges || self.draw(100) < self.manners.acks_swallowed {
+            connection.unanswered += 1;
+            return;
+        }
+        self.acknowledge(packet_id, ReasonCode::Success, version, reaction);
+        if self.draw(100) < self.manners.acks_doubled {
+            self.acknowledge(packet_id, ReasonCode::Success, version, reaction);
+        }
+    }
+
+    fn on_too_much(&mut self, packet_id: PacketId, version: ProtocolVersion, reaction: &mut Reaction) {
+        // What hubs do to 3.1.1 here is a lie nobody can see through: a PUBACK like any other. This one is honest.
+        let too_much = if version == ProtocolVersion::V5 { self.manners.too_much } else { TooMuch::Closes };
+        match too_much {
+            TooMuch::Closes => {
+                if version == ProtocolVersion::V5 {
+                    let (reason, properties) =
+                        (ReasonCode::ImplementationSpecificError, forebay::mqtt::Properties::EMPTY);
+                    say(&Packet::Disconnect(Disconnect { reason, properties }), version, reaction);
+                }
+                reaction.closes = true;
+            }
+            TooMuch::AnswersAndCloses => {
+                self.acknowledge(packet_id, ReasonCode::QuotaExceeded, version, reaction);
+                reaction.closes = true;
+            }
+            TooMuch::Answers => self.acknowledge(packet_id, ReasonCode::QuotaExceeded, version, reaction),
+        }
+    }
+
+    fn acknowledge(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        version: ProtocolVersion,
+        reaction: &mut Reaction,
+    ) {
+        self.good_acks += u64::from(!reason.is_error());
+        let properties = forebay::mqtt::Properties::EMPTY;
+        say(&Packet::PubAck(Ack { packet_id, reason, properties }), version, reaction);
+    }
+
+    fn tell_limits(&mut self, version: ProtocolVersion, reaction: &mut Reaction) {
+        let list = |messages: bool| {
+            let of_kind = self.manners.rates.iter().filter(|rate| rate.messages == messages);
+            let texts: Vec<_> =
+                of_kind.map(|rate| format!("{}:{}", rate.count, rate.period.as_secs())).collect();
+            texts.join(",")
+        };
+        let payload = format!(
+            r#"{{"maxPayloadSize":65536,"maxInflightMessages":100,"rateLimits":{{}},"gatewayRateLimits":{{"messages":null,"telemetryMessages":"{}","telemetryDataPoints":"{}"}}}}"#,
+            list(true),
+            list(false)
+        );
+        let answer = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic: Some(forebay::mqtt::TopicName::parse("v1/devices/me/rpc/response/1").expect("a name")),
+            packet_id: PacketId::new(1),
+            properties: forebay::mqtt::Properties::EMPTY,
+            payload: payload.as_bytes(),
+        };
+        say(&Packet::Publish(answer), version, reaction);
+    }
+
+    /// Buckets that refill evenly, as the hub's do.
+    fn takes_at_this_rate(&mut self, points: u32, now: Mono) -> bool {
+        let rates = &self.manners.rates;
+        self.buckets.resize(rates.len(), (f64::MAX, now));
+        for (rate, (level, at)) in rates.iter().zip(&mut self.buckets) {
+            let refill = now.since(*at).as_secs_f64() / rate.period.as_secs_f64() * f64::from(rate.count);
+            *level = (*level + refill).min(rate.count.into());
+            *at = now;
+        }
+        let cost = |rate: &HubRate| if rate.messages { 1.0 } else { f64::from(points) };
+        if rates.iter().zip(&self.buckets).any(|(rate, (level, _))| *level < cost(rate)) {
+            return false;
+        }
+        for (rate, (level, _)) in rates.iter().zip(&mut self.buckets) {
+            *level -= cost(rate);
+        }
+        true
+    }
+
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.chance ^= self.chance >> 12;
+        self.chance ^= self.chance << 25;
+        self.chance ^= self.chance >> 27;
+        (self.chance.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) % bound
+    }
+}
+
+fn say(packet: &Packet<'_>, version: ProtocolVersion, reaction: &mut Reaction) {
+    encode(packet, version, &mut reaction.bytes).expect("small");
+}
+
+#[derive(serde::Deserialize)]
+struct Entry {
+    ts: i64,
+    values: Box<serde_json::value::RawValue>,
+}
+
+/// The readings of a message, in order.
+fn readings_of(payload: &[u8]) -> Vec<Arrival> {
+    let devices: BTreeMap<String, Vec<Entry>> = serde_json::from_slice(payload).expect("a message");
+    let entries =
+        devices.into_iter().flat_map(|(device, list)| list.into_iter().map(move |e| (device.clone(), e)));
+    entries
+        .map(|(device, Entry { ts, values })| Arrival { device, ts, values: values.get().to_owned() })
+        .collect()
+}

@@ -1,0 +1,9 @@
+//! The uplink against a model hub: its whole public surface, in simulated time.
+
+mod hub;
+mod links;
+mod manners;
+mod poison;
+mod random;
+mod uploads;
+mod world;
