@@ -20,6 +20,7 @@ pub mod limits;
 pub mod mqtt;
 pub mod net;
 pub mod record;
+pub mod report;
 pub mod session;
 pub mod store;
 pub mod uplink;

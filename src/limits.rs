@@ -222,6 +222,17 @@ pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
 pub const CONNECT_RATE_WAIT_MS_MAX: u64 = 1000;
 
+/// Topics in which the broker tells of itself.
+pub const SYS_TOPICS_MAX: usize = 200;
+/// Subscriptions that may wait for the first values of these topics, for the rest of a turn.
+pub const SYS_NEWCOMERS_MAX: usize = 1000;
+/// Connections of the control socket at once; more wait in the kernel's queue.
+pub const CONTROL_CONNECTIONS_MAX: usize = 8;
+/// Bytes of one request on the control socket.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 1024;
+/// From accepting a connection of the control socket to its end.
+pub const CONTROL_TIME: Duration = Duration::from_secs(5);
+
 /// Spans of time one rate of the hub is told for.
 pub const RATE_WINDOWS_MAX: usize = 6;
 /// Messages of ours on their way to the hub at once; it closes connections that have 100 waiting.
@@ -248,8 +259,10 @@ pub const UPLINK_MESSAGE_ROWS: usize = JSON_RECORDS_MAX;
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.
 pub const UPLINK_LANE_BYTES: usize = 512 * 1024;
-/// Stretches of settled readings with gaps before them that are kept over a lost connection, and on disk.
+/// Stretches of settled readings with gaps before them that are kept on disk.
 pub const UPLINK_STRETCHES: usize = 64;
+/// Stretches that are kept over a lost connection: each lane may have one between any two of its readings.
+pub const UPLINK_STRETCHES_IN_MEMORY: usize = 4 * UPLINK_LANE_ROWS;
 /// Readings set aside at once until it is clear whether it is they or the hub.
 pub const UPLINK_SUSPECTS: usize = 8;
 /// Topics the hub is given numbers for.
@@ -288,6 +301,8 @@ pub const UPLINK_TOLD_OFF_SPAN: Duration = Duration::from_secs(5);
 pub const UPLINK_OUTPUT_BYTES_MAX: usize = 4 * UPLINK_FLIGHT_BYTES_MAX;
 /// How long what became of readings may wait for a commit to ride in.
 pub const UPLINK_SETTLE_WAIT: Duration = Duration::from_secs(5);
+/// Shortest time between two commits that say what became of readings.
+pub const UPLINK_SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// Readings the hub does not take that wait for a commit.
 pub const UPLINK_REJECTED_UNSAVED: usize = 64;
 /// How long after boot readings whose time is not known yet wait for the clock.

@@ -1,4 +1,5 @@
-//! The program: parse, run, print one error, exit 0, 1 (it failed) or 2 (it was asked for something that cannot be).
+//! The program: parse, run, print one error, exit 0, 1 (it failed), 2 (it was asked for something that cannot
+//! be) or 3 (`forebay status` found something wrong).
 
 #![forbid(unsafe_code)]
 

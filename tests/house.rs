@@ -10,7 +10,7 @@ use std::{
 
 /// The floors, lowest first; modules of one row do not know each other unless the row says so.
 const FLOORS: &[(&[&str], Neighbours)] = &[
-    (&["clock", "ids", "record", "identity", "limits", "byte_queue"], Neighbours::Know),
+    (&["clock", "ids", "record", "identity", "limits", "byte_queue", "report"], Neighbours::Know),
     (&["mqtt"], Neighbours::Strangers),
     (&["device_api"], Neighbours::Strangers),
     (&["session", "uplink"], Neighbours::Strangers),

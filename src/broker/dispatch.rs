@@ -157,6 +157,8 @@ impl Broker {
     fn handle_frame(&mut self, conn: ConnId, header: Header, frame: &[u8], now: Now) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.last_packet = now.mono;
+        self.counters.packets_received += 1;
+        self.counters.bytes_received += frame.len() as u64;
         let version = match &connection.phase {
             Phase::Active(client) => client.version,
             _ => ProtocolVersion::V5,
@@ -171,7 +173,10 @@ impl Broker {
     fn handle_packet(&mut self, conn: ConnId, packet: Packet<'_>, now: Now) {
         let kind = match packet {
             Packet::Connect(connect) => return self.on_connect(conn, &connect, now),
-            Packet::Publish(publish) => return self.on_publish(conn, &publish, now),
+            Packet::Publish(publish) => {
+                self.counters.publishes_received += 1;
+                return self.on_publish(conn, &publish, now);
+            }
             Packet::Subscribe(subscribe) => return self.on_subscribe(conn, &subscribe, now),
             Packet::Unsubscribe(unsubscribe) => return self.on_unsubscribe(conn, &unsubscribe, now),
             Packet::PingReq => return self.reply(conn, &Packet::PingResp, now),
@@ -245,6 +250,9 @@ impl Broker {
         let before = self.gate.appended();
         let (slot, session_present) = self.begin_session(conn, session, window, clean_start, now);
         client.session = slot;
+        self.counters.clients_admitted += 1;
+        let connected = self.sessions.online_len() as u64;
+        self.counters.clients_connected_max = self.counters.clients_connected_max.max(connected);
         if let Some(connection) = self.connections.get_mut(conn) {
             log::debug!("{conn:?} from {} is {name}", connection.address);
             connection.phase = Phase::Active(Box::new(client));

@@ -8,6 +8,7 @@
 //! poll_commit -> the store -> handle_committed               or handle_commit_failed, handle_store_ready
 //! poll_output -> output / consume_output                     what may now be sent
 //! poll_close -> handle_closed                                whose slot may be used again
+//! wants_report -> handle_report                              if somebody listens to how everything is doing
 //! poll_timeout                                               how long to sleep
 //! ```
 
@@ -18,6 +19,7 @@ mod connections;
 mod deadlines;
 mod dispatch;
 mod durability;
+mod gauges;
 mod ingest;
 mod invariants;
 mod notices;
@@ -30,6 +32,8 @@ mod session_life;
 mod sessions;
 mod subscribing;
 pub mod subscription_tree;
+mod sys_publishing;
+pub mod sys_topics;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -52,12 +56,15 @@ use commit_gate::{CommitGate, Ticket};
 use connections::{Connection, Connections, Phase};
 use deadlines::Deadlines;
 use durability::Durability;
+pub use gauges::Gauges;
 use notices::Notices;
 use refusals::Refusals;
 use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
 use sessions::Sessions;
 use subscription_tree::SubscriptionTree;
+use sys_publishing::Newcomer;
+use sys_topics::SysTopics;
 
 /// How long a connection without CONNECT is safe from making room for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -76,6 +83,7 @@ enum Deadline {
     SessionEnd(SessionSlot),
     Will(SessionSlot),
     Retained,
+    SysTopics,
 }
 
 /// Whether the store takes batches.
@@ -115,6 +123,27 @@ pub struct Counters {
     pub messages_expired: u64,
     /// Messages that could not be retained for want of room.
     pub retained_refused: u64,
+    /// Packets received, of every kind.
+    pub packets_received: u64,
+    /// Packets sent, of every kind.
+    pub packets_sent: u64,
+    /// Bytes of the packets received.
+    pub bytes_received: u64,
+    /// Bytes of the packets sent.
+    pub bytes_sent: u64,
+    /// Messages published by clients and devices.
+    pub publishes_received: u64,
+    /// Clients let in.
+    pub clients_admitted: u64,
+    /// Most clients connected at once.
+    pub clients_connected_max: u64,
+}
+
+impl Counters {
+    fn note_sent(&mut self, bytes: usize) {
+        self.packets_sent += 1;
+        self.bytes_sent += bytes as u64;
+    }
 }
 
 /// What a broker begins with.
@@ -165,6 +194,9 @@ pub struct Broker {
     announcements: VecDeque<Announcement>,
     sessions: Sessions,
     retained: RetainedMessages,
+    sys_topics: SysTopics,
+    /// Those who wait for the first values of `sys_topics`, for the rest of the turn.
+    sys_newcomers: Vec<Newcomer>,
     durability: Durability,
     /// Bytes of messages that wait for all connections together.
     queued_bytes: usize,
@@ -208,6 +240,8 @@ impl Broker {
             announcements: VecDeque::new(),
             sessions: Sessions::default(),
             retained: RetainedMessages::default(),
+            sys_topics: SysTopics::new(now.mono),
+            sys_newcomers: Vec::new(),
             durability: Durability::default(),
             queued_bytes: 0,
             offline_bytes: 0,
@@ -458,6 +492,7 @@ impl Broker {
                 Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
                 Deadline::Will(slot) => self.on_will_due(slot, now),
                 Deadline::Retained => self.on_retained_expired(now),
+                Deadline::SysTopics => self.on_sys_interval(),
             }
         }
         self.route_pending(now);
@@ -532,6 +567,7 @@ impl Broker {
             return false;
         }
         let Some(connection) = self.connections.get_mut(conn) else { return false };
+        self.counters.note_sent(self.encoded.len());
         connection.outbox.push(&self.encoded);
         if !connection.listed {
             connection.listed = true;

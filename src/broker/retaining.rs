@@ -63,6 +63,9 @@ impl Broker {
 
     /// Sends the retained messages that new subscriptions ask for, with RETAIN set. [MQTT-3.3.1-8]
     pub(super) fn send_retained(&mut self, conn: ConnId, wanted: &[(Box<str>, Terms)], now: Now) {
+        for (filter, terms) in wanted {
+            self.send_latest(conn, filter, *terms, now);
+        }
         if self.retained.is_empty() {
             return;
         }

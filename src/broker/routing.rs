@@ -337,6 +337,7 @@ impl Broker {
         note_alias(client, delivery.message.topic());
         self.counters.messages_sent += 1;
         let Some(connection) = self.connections.get_mut(conn) else { return false };
+        self.counters.note_sent(self.encoded_publish.bytes.len());
         connection.outbox.push(&self.encoded_publish.bytes);
         if !connection.listed {
             connection.listed = true;

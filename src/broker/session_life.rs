@@ -60,6 +60,7 @@ impl Broker {
         self.offline_bytes -= bytes;
         self.queued_bytes += bytes;
         self.note_session(slot, now);
+        self.go_on_telling(slot);
         if had_will {
             self.note_will_over(slot, now);
         }

@@ -81,6 +81,11 @@ impl Sessions {
         self.offline.range(range).map(|(_, _, slot)| *slot)
     }
 
+    /// How many sessions have a connection: one for each client that was let in.
+    pub fn online_len(&self) -> usize {
+        self.by_key.len() - self.offline.len()
+    }
+
     /// How many sessions have no connection.
     pub fn offline_len(&self) -> usize {
         self.offline.len()

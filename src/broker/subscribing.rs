@@ -45,6 +45,7 @@ impl Broker {
             };
             let is_new = session.subscriptions.insert(filter.as_str().into());
             self.subscriptions.insert(*filter, slot, terms);
+            self.sys_topics.note_subscribed(filter.as_str());
             if let Some(session) = session.durable {
                 let filter = filter.as_str().into();
                 self.note(Change::Subscribed { session, filter, terms }, now);

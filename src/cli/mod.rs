@@ -15,6 +15,8 @@ pub mod quickstart;
 pub mod reading_format;
 pub mod serve;
 pub mod settings;
+pub mod status;
+mod status_text;
 pub mod telemetry;
 pub mod time_argument;
 pub mod token_source;
@@ -68,6 +70,8 @@ pub enum Command {
     /// Says where readings go: to a hub, to another broker, or nowhere; also while the broker runs
     #[command(subcommand)]
     Uplink(uplink::UplinkCommand),
+    /// Asks the running broker how it is doing; exit code 3 if something is wrong
+    Status(status::StatusArguments),
     /// Prints stored readings; also while the broker runs
     Telemetry(telemetry::TelemetryArguments),
     /// Makes certificates
@@ -84,6 +88,8 @@ pub enum Failure {
     Usage(String),
     /// It was tried and failed.
     Failed(String),
+    /// The broker runs, and something is wrong with it; that has been printed.
+    Unwell,
     /// Whoever read our output has had enough; that is no failure.
     OutputClosed,
 }
@@ -100,6 +106,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Device(device) => device::run(global, device),
         Command::Client(client) => client::run(global, client),
         Command::Uplink(uplink) => uplink::run(global, uplink),
+        Command::Status(status) => status::run(global, &status),
         Command::Telemetry(telemetry) => telemetry::run(global, &telemetry),
         Command::Certs(certs) => certs::run(global, certs),
         Command::CheckConfig(check) => check_config::run(global, &check),
@@ -111,15 +118,16 @@ impl Failure {
     pub fn message(&self) -> Option<&str> {
         match self {
             Self::Usage(message) | Self::Failed(message) => Some(message),
-            Self::OutputClosed => None,
+            Self::Unwell | Self::OutputClosed => None,
         }
     }
 
-    /// 2 for a request that cannot be, 1 for a failure, 0 when the reader left.
+    /// 2 for a request that cannot be, 1 for a failure, 3 for a broker that is not well, 0 when the reader left.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
             Self::Failed(_) => ExitCode::FAILURE,
+            Self::Unwell => ExitCode::from(3),
             Self::OutputClosed => ExitCode::SUCCESS,
         }
     }
@@ -168,6 +176,7 @@ mod tests {
             "client list",
             "client show red",
             "uplink show",
+            "status",
             "telemetry",
             "certs init",
             "check-config f.toml",
@@ -203,6 +212,7 @@ mod tests {
             "forebay uplink set mqtt://[::1] --plain --topic site/{device} --username u --password-file p",
             "forebay uplink show",
             "forebay uplink remove",
+            "forebay status --json",
             "forebay telemetry --device pump --since 2h --limit 5 --format ndjson --follow",
             "forebay certs init --dir d --host a --host 10.0.0.1",
         ] {
@@ -246,5 +256,6 @@ mod tests {
         assert_eq!(Failure::OutputClosed.message(), None);
         assert_eq!(Failure::Failed("x".into()).exit_code(), ExitCode::from(1));
         assert_eq!(Failure::Usage("x".into()).exit_code(), ExitCode::from(2));
+        assert_eq!(Failure::Unwell.exit_code(), ExitCode::from(3));
     }
 }

@@ -115,7 +115,7 @@ fn secret(file: &Path, credentials: Option<&Path>) -> Result<Secret, String> {
     match token_from_bytes(bytes, &format!("in {}", file.display())) {
         Ok(token) => Ok(Secret::new(token.reveal())),
         Err(Failure::Failed(words) | Failure::Usage(words)) => Err(words),
-        Err(Failure::OutputClosed) => Err(format!("cannot read {}", file.display())),
+        Err(Failure::Unwell | Failure::OutputClosed) => Err(format!("cannot read {}", file.display())),
     }
 }
 

@@ -4,7 +4,10 @@
 //! [`EventLoop::turn`], in an order that matters: bytes before deadlines, the commit before the answers it allows, and
 //! slots freed last, when no event of this turn can mean them any more.
 
+mod commit_times;
+mod control;
 mod house;
+mod report;
 mod sockets;
 mod startup;
 mod storage;
@@ -15,7 +18,7 @@ pub use startup::{CertificateFiles, Listen, RunError, Setup};
 pub use uplink::{UplinkSetup, UplinkSource};
 pub use uplink_link::HubPlace;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use mio::{Events, Poll, Token};
 use slab::Slab;
@@ -26,6 +29,7 @@ use crate::{
     ids::ConnId,
     net::{
         connection::Scratch,
+        control::ControlSocket,
         listener::Listener,
         service_manager,
         signals::{Signal, Signals},
@@ -38,6 +42,7 @@ use crate::{
 };
 
 use house::House;
+use report::Observed;
 use sockets::Socket;
 use storage::{RegistryCheck, StoreRetry};
 use uplink::Uploading;
@@ -51,7 +56,9 @@ const RESOLVER: Token = Token(3);
 const UPLINK: Token = Token(4);
 /// The file with the uplink's settings.
 const UPLINK_FILE: Token = Token(5);
-const FIRST_LISTENER: usize = 6;
+/// The control socket and those who ask on it.
+const CONTROL: Token = Token(6);
+const FIRST_LISTENER: usize = 7;
 /// Tokens from here on are the slots of connections.
 const FIRST_CONNECTION: usize = 64;
 /// Events taken from the kernel in one turn.
@@ -103,10 +110,14 @@ struct EventLoop {
     broker: Broker,
     buffer: Buffer,
     registry: Registry,
+    buffer_path: PathBuf,
     store_retry: StoreRetry,
     house: House,
     on_stored: Option<OnStored>,
     uploading: Uploading,
+    /// None if it could not be made: everything else works without.
+    control: Option<ControlSocket>,
+    observed: Observed,
     watchdog: Option<Watchdog>,
     stopping: bool,
     /// Keeps a second forebay out of the data directory.
@@ -132,10 +143,12 @@ impl EventLoop {
         self.read_uplink(now);
         self.broker.handle_timeout(now);
         self.commit(now);
+        self.tell_sys_topics(now);
         self.write(now);
         self.drive_uplink(now);
         self.close(now);
         self.keep_house(now);
+        self.serve_control(now);
         Ok(())
     }
 
@@ -157,6 +170,7 @@ impl EventLoop {
             self.store_retry.at(),
             self.uploading.deadline(),
             self.house.at(),
+            self.control.as_ref().and_then(ControlSocket::poll_timeout),
             self.watchdog.as_ref().map(|w| w.next),
         ];
         let next = own.into_iter().flatten().chain(self.broker.poll_timeout()).min()?;
@@ -175,6 +189,7 @@ impl EventLoop {
                 RESOLVER => self.uploading.on_answers(&self.poll, now),
                 UPLINK => self.uploading.on_event(event),
                 UPLINK_FILE => self.on_uplink_file_event(now),
+                CONTROL => self.on_control_event(now),
                 Token(token) if token < FIRST_CONNECTION => {
                     self.listeners[token - FIRST_LISTENER].note_ready()
                 }
@@ -216,6 +231,12 @@ impl EventLoop {
     fn on_registry_event(&mut self, now: Now) {
         if self.registry_watch.as_mut().is_some_and(FileWatch::take_changed) {
             self.registry_check.begin(now.mono);
+        }
+    }
+
+    fn on_control_event(&mut self, now: Now) {
+        if let Some(control) = &mut self.control {
+            control.handle_ready(self.poll.registry(), now.mono);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     net::{
         chance,
         connection::Scratch,
+        control::ControlSocket,
         listener::{Listener, ListenerKind, bind_error_words},
         service_manager,
         signals::Signals,
@@ -24,8 +25,9 @@ use crate::{
 };
 
 use super::{
-    CLOCK, CLOCK_CHECK, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, OnStored, REGISTRY,
-    RUNNING_NOTE, RegistryCheck, SIGNALS, UplinkSource, Uploading, Watchdog, house::House,
+    CLOCK, CLOCK_CHECK, CONTROL, EVENTS_PER_TURN, EventLoop, FIRST_CONNECTION, FIRST_LISTENER, Observed,
+    OnStored, REGISTRY, RUNNING_NOTE, RegistryCheck, SIGNALS, UplinkSource, Uploading, Watchdog,
+    house::House,
 };
 
 /// Where forebay keeps its files, where it listens, and within which bounds.
@@ -136,6 +138,8 @@ impl EventLoop {
         let poll = Poll::new().map_err(|error| RunError::System("make a poll", error))?;
         let signals =
             Signals::install(poll.registry(), SIGNALS).map_err(|e| RunError::System("catch signals", e))?;
+        // Before the listeners: who sees them announced may ask.
+        let control = listen_for_control(&poll, &data_dir);
         let listeners = bind_all(&setup.listen, &poll)?;
         Ok(Self {
             events: Events::with_capacity(EVENTS_PER_TURN),
@@ -158,10 +162,13 @@ impl EventLoop {
             broker,
             buffer,
             registry,
+            buffer_path: data_dir.buffer_path(),
             store_retry: Default::default(),
             house,
             on_stored: setup.on_stored,
             uploading: Uploading::new(setup.uplink, &poll),
+            control,
+            observed: Observed::new(now.mono),
             watchdog: watchdog(now),
             stopping: false,
             poll,
@@ -225,6 +232,16 @@ fn watch_registry(poll: &Poll, data_dir: &DataDir) -> Option<FileWatch> {
             log::warn!(
                 "cannot watch the registry: {error}; changes to devices take effect at the next start"
             );
+            None
+        }
+    }
+}
+
+fn listen_for_control(poll: &Poll, data_dir: &DataDir) -> Option<ControlSocket> {
+    match ControlSocket::bind(data_dir.path(), poll.registry(), CONTROL) {
+        Ok(control) => Some(control),
+        Err(words) => {
+            log::warn!("{words}; `forebay status` cannot ask this broker");
             None
         }
     }

@@ -93,7 +93,6 @@ impl EventLoop {
         }
         match stored {
             Ok(()) => {
-                self.house.note_commit(&batch, now.mono);
                 self.broker.handle_committed(through, now);
                 self.uploading.handle_stored(&self.buffer, now);
                 if let Some(on_stored) = &mut self.on_stored {
@@ -111,30 +110,37 @@ impl EventLoop {
         }
     }
 
-    /// Commits what became of readings at the hub, and nothing else.
-    pub(super) fn commit_settlement(&mut self, settlement: Settlement, now: Now) {
-        let batch = Batch { settlement: Some(settlement), ..Batch::default() };
-        let stored = self.buffer.append(&batch);
-        self.uploading.handle_settled(stored.is_ok(), now);
-        match stored {
-            Ok(()) => self.house.note_commit(&batch, now.mono),
-            Err(error) => {
-                log::error!("{error}; some readings may be uploaded twice");
-                if !self.buffer.is_open() {
-                    self.broker.handle_commit_failed(now);
-                    self.reopen_store(now);
-                }
-            }
-        }
-    }
-
     /// On a full disk the space put by is given up, and the batch tried again: it was certainly not written.
     fn append(&mut self, batch: &Batch, now: Now) -> Result<(), StoreError> {
-        match self.buffer.append(batch) {
+        let began = self.clock.now().mono;
+        let outcome = match self.buffer.append(batch) {
             Err(error @ StoreError::Full(_)) if self.house.release_ballast(&error, now.mono) => {
                 self.buffer.append(batch)
             }
             outcome => outcome,
+        };
+        match &outcome {
+            Ok(()) => {
+                let ended = self.clock.now().mono;
+                self.observed.note_commit(ended.since(began), ended);
+                self.house.note_commit(batch, now.mono);
+            }
+            Err(error) => self.observed.note_store_error(error, now.mono),
+        }
+        outcome
+    }
+
+    /// Commits what became of readings at the hub, and nothing else.
+    pub(super) fn commit_settlement(&mut self, settlement: Settlement, now: Now) {
+        let batch = Batch { settlement: Some(settlement), ..Batch::default() };
+        let stored = self.append(&batch, now);
+        self.uploading.handle_settled(stored.is_ok(), now);
+        if let Err(error) = stored {
+            log::error!("{error}; some readings may be uploaded twice");
+            if !self.buffer.is_open() {
+                self.broker.handle_commit_failed(now);
+                self.reopen_store(now);
+            }
         }
     }
 
@@ -149,6 +155,7 @@ impl EventLoop {
                 log::info!("the store was opened again and passed its checks");
             }
             Err(error) => {
+                self.observed.note_store_error(&error, now.mono);
                 let words = error.to_string();
                 if words != self.store_retry.told {
                     log::error!("{words}; trying again");

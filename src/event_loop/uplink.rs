@@ -13,7 +13,7 @@ use crate::{
     net::{chance, resolver::Resolver, scratch::Scratch, watch::FileWatch},
     record::Settlement,
     store::{Buffer, Stretch},
-    uplink::{ReadRequest, Settings, Uplink},
+    uplink::{ReadRequest, Settings, Status, Uplink},
 };
 
 use super::{
@@ -228,6 +228,16 @@ impl Uploading {
             let attempt = link.on_answer(answer.ticket, answer.addresses, place, poll.registry(), now.mono);
             running.on_attempt(attempt, now);
         }
+    }
+
+    /// How it is doing, while it runs.
+    pub(super) fn details(&self, now: Now) -> Option<Status> {
+        self.running.as_ref().map(|running| running.uplink.status(now))
+    }
+
+    /// Why there is none although there should be, or why new settings were not taken over.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
     }
 
     /// For the line the service manager shows.

@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod chance;
 pub mod connection;
+pub mod control;
 pub mod listener;
 #[cfg(test)]
 mod loopback;

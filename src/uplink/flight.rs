@@ -185,10 +185,17 @@ impl Flight {
         }
     }
 
-    /// An answer did not come: less at once, and more patience.
+    /// Not a word came: less at once, and more patience, for the link may be a slow one.
     pub(super) fn note_silence(&mut self) {
         self.shrink(4);
         self.ack_timeout = (self.ack_timeout * 2).min(UPLINK_ACK_TIMEOUT_MAX.max(self.ack_timeout_min));
+    }
+
+    /// Words came but not the answer: a little more patience, for the hub may be a busy one. Much more would only make
+    /// it take long to find a message the hub never answers.
+    pub(super) fn note_unanswered(&mut self) {
+        self.shrink(4);
+        self.ack_timeout = self.ack_timeout.max((self.ack_timeout_min * 2).min(UPLINK_ACK_TIMEOUT_MAX));
     }
 
     /// The link, or the hub, bears only a `part` of what it was given.

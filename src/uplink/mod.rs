@@ -342,7 +342,7 @@ impl Uplink {
     /// What became of readings since the last commit that said so: the whole state, to be put into the next commit there
     /// is. Then [`Uplink::handle_settled`], or [`Uplink::handle_settle_failed`].
     pub fn poll_settlement(&mut self) -> Option<Settlement> {
-        self.uploader.poll_settlement()
+        self.uploader.poll_settlement(self.now.mono)
     }
 
     /// Whether a commit is to be made for the settlement alone: none has come by for a while.
@@ -445,7 +445,7 @@ impl Uplink {
                 self.lose("not a word from the hub in time", Blame::Link, Pause::BackOff);
             }
             Due::Unanswered => {
-                self.uploader.flight.note_silence();
+                self.uploader.flight.note_unanswered();
                 let words = "the hub does not acknowledge what it is sent; is it told there that this device is a gateway?";
                 self.lose(words, Blame::Message, Pause::BackOff);
             }

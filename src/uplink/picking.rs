@@ -61,6 +61,8 @@ pub(super) struct Wait {
     pub(super) until: Option<Mono>,
     /// Whether readings wait for the clock.
     pub(super) for_clock: bool,
+    /// Whether everybody waits for quiet, so that one reading can be judged.
+    for_quiet: bool,
 }
 
 impl Wait {
@@ -99,6 +101,7 @@ impl Uploader {
                 let look =
                     Look { lane, uploader: self, mode, bounds, busy: self.flight.busy_devices(lane.kind) };
                 match look.find(pace, &mut wait, now) {
+                    Found::Nothing if wait.for_quiet => return Next::Wait(wait),
                     Found::Nothing => break,
                     Found::Announce(device) => return Next::Announce(device),
                     Found::TooLarge(at) if self.may_reject() => self.reject_too_large(place, at, bounds, now),
@@ -197,8 +200,16 @@ impl Look<'_> {
             }
             let ready = match self.must_announce(&row.device) {
                 true => pace.message_ready_at(now),
-                false => self.ready_at(row, pace, now),
+                false => pace.telemetry_ready_at(&row.device, gateway::data_points(&row.values), now),
             };
+            let quiet =
+                if self.wants_quiet(row, pace) { pace.quiet_at(UPLINK_GAP_DOUBTED, now) } else { now };
+            if quiet > now {
+                // If others went on meanwhile it would never be quiet.
+                wait.for_quiet = true;
+                wait.until(quiet.max(ready));
+                return Found::Nothing;
+            }
             if ready > now {
                 wait.until(ready);
             } else if self.must_announce(&row.device) {
@@ -213,10 +224,11 @@ impl Look<'_> {
         Found::Nothing
     }
 
-    fn ready_at(&self, row: &Outbound, pace: &mut Pace, now: Mono) -> Mono {
-        let ready = pace.telemetry_ready_at(&row.device, gateway::data_points(&row.values), now);
-        let wants_quiet = !pace.is_known() && self.uploader.poison.wants_quiet(&row.device, row.seq);
-        if wants_quiet { ready.max(pace.quiet_at(UPLINK_GAP_DOUBTED, now)) } else { ready }
+    /// Whether `row` is to go after quiet alone: a closed connection would be put down to it.
+    fn wants_quiet(&self, row: &Outbound, pace: &Pace) -> bool {
+        !self.must_announce(&row.device)
+            && !pace.is_known()
+            && self.uploader.poison.wants_quiet(&row.device, row.seq)
     }
 
     fn waits_for_clock(&self, row: &Outbound) -> bool {

@@ -1,6 +1,6 @@
 //! Which readings the hub has: everything up to a mark, and stretches beyond it.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{ids::Seq, record::Settlement};
 
@@ -87,23 +87,27 @@ impl Settled {
 
     /// Forgets the shortest stretches until there are no more than `max`: what was in them is sent again.
     pub(super) fn keep_longest(&mut self, max: usize) {
-        if self.beyond.len() <= max {
-            return;
-        }
-        let mut stretches: Vec<_> = self.beyond.iter().map(|(first, last)| (*first, *last)).collect();
-        stretches.sort_by_key(|(first, last)| (std::cmp::Reverse(length(*first, *last)), *first));
-        for (first, last) in stretches.drain(max..) {
-            self.beyond.remove(&first);
-            self.beyond_count -= length(first, last);
+        if self.beyond.len() > max {
+            self.beyond = self.longest(max).into_iter().collect();
+            self.beyond_count = self.beyond.iter().map(|(first, last)| length(*first, *last)).sum();
         }
     }
 
     /// The set as it goes to disk, with no more than `stretches_max` stretches.
     pub(super) fn to_settlement(&self, stretches_max: usize) -> Settlement {
-        let mut kept = self.clone();
-        kept.keep_longest(stretches_max);
-        let beyond = kept.beyond.into_iter().collect();
-        Settlement { through: self.through, beyond, rejected: Vec::new() }
+        Settlement { through: self.through, beyond: self.longest(stretches_max), rejected: Vec::new() }
+    }
+
+    /// The longest `max` stretches, ascending.
+    fn longest(&self, max: usize) -> Vec<(Seq, Seq)> {
+        let mut stretches: Vec<_> = self.beyond.iter().map(|(first, last)| (*first, *last)).collect();
+        if stretches.len() > max {
+            let shorter = |(first, last): &(Seq, Seq)| (Reverse(length(*first, *last)), *first);
+            stretches.select_nth_unstable_by_key(max, shorter);
+            stretches.truncate(max);
+            stretches.sort_unstable();
+        }
+        stretches
     }
 }
 

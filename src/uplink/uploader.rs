@@ -12,7 +12,7 @@ use crate::{
     ids::{DeviceName, Seq},
     limits::{
         UPLINK_DEVICES, UPLINK_FRESH_BACKLOG_MIN, UPLINK_LANE_ROWS, UPLINK_REJECTED_UNSAVED,
-        UPLINK_SETTLE_WAIT, UPLINK_STRETCHES, UPLINK_WINDOW,
+        UPLINK_SETTLE_PAUSE, UPLINK_SETTLE_WAIT, UPLINK_STRETCHES, UPLINK_STRETCHES_IN_MEMORY, UPLINK_WINDOW,
     },
     record::{Outbound, Rejected, Settlement},
 };
@@ -55,6 +55,8 @@ struct Unsaved {
     /// When it is to go to disk even if no commit comes by; `None` if there is nothing.
     at: Option<Mono>,
     is_due: bool,
+    /// Before this none is offered: commits come often, and each mark wears the card.
+    not_before: Mono,
     is_offered: bool,
     rejected: Vec<Rejected>,
     /// How many of `rejected` were offered.
@@ -116,7 +118,7 @@ impl Uploader {
         {
             return Some(fresh);
         }
-        (self.settled.stretches() < UPLINK_STRETCHES).then_some(self.last_seq)
+        (self.settled.stretches() < UPLINK_STRETCHES_IN_MEMORY / 2).then_some(self.last_seq)
     }
 
     /// The connection is gone: what was on its way is given back for judgement, all else is forgotten.
@@ -131,7 +133,7 @@ impl Uploader {
         self.reading = None;
         self.announced.clear();
         self.poison.on_disconnected();
-        self.settled.keep_longest(UPLINK_STRETCHES);
+        self.settled.keep_longest(UPLINK_STRETCHES_IN_MEMORY);
         self.flight.take_all()
     }
 
@@ -349,15 +351,17 @@ impl Uploader {
     }
 
     /// What became of readings and is not on disk; offered once, until it is told what came of it.
-    pub(super) fn poll_settlement(&mut self) -> Option<Settlement> {
-        if self.unsaved.is_offered || self.unsaved.at.is_none() {
+    pub(super) fn poll_settlement(&mut self, now: Mono) -> Option<Settlement> {
+        let is_early = now < self.unsaved.not_before && !self.unsaved.is_due;
+        if self.unsaved.is_offered || self.unsaved.at.is_none() || is_early {
             return None;
         }
         let mut settlement = self.settled.to_settlement(UPLINK_STRETCHES);
         settlement.rejected = self.unsaved.rejected.clone();
         let offered = settlement.rejected.len();
         let rejected = std::mem::take(&mut self.unsaved.rejected);
-        self.unsaved = Unsaved { at: None, is_due: false, is_offered: true, rejected, offered };
+        let not_before = now + UPLINK_SETTLE_PAUSE;
+        self.unsaved = Unsaved { at: None, is_due: false, not_before, is_offered: true, rejected, offered };
         Some(settlement)
     }
 

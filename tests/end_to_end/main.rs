@@ -17,5 +17,6 @@ mod payloads;
 mod quickstart;
 mod secrets;
 mod sessions;
+mod status;
 mod systemd_unit;
 mod uplink;

@@ -148,6 +148,7 @@ fn the_mark_goes_to_disk_with_the_next_commit_and_after_a_while_without_one() {
     world.store("pump");
     world.drain(SECOND);
     assert_eq!(world.disk.through, Seq(0), "no commit of its own for each reading");
+    world.run(SECOND);
     world.store("pump");
     assert_eq!(world.disk.through, Seq(1), "it rides in the next");
     world.run(6 * SECOND);

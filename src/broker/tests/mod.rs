@@ -7,6 +7,7 @@ mod durable;
 mod publishing;
 mod retaining;
 mod storing;
+mod sys_topics;
 
 #[path = "../../../tests/support/durable_model.rs"]
 mod durable_model;

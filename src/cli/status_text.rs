@@ -1,0 +1,313 @@
+//! The report of a broker for people: first whether all is well and what to do if not, then a few lines of numbers.
+
+use std::fmt::Write as _;
+
+use forebay::report::{LastError, Report, UplinkReport};
+
+use super::output::one_line;
+
+/// Width of the words before the numbers.
+const LABEL: usize = 10;
+
+/// The report as lines.
+pub fn written_out(report: &Report) -> String {
+    let mut text = String::new();
+    let (version, uptime) = (one_line(&report.version), span(report.uptime_s));
+    let verdict = if report.well { "and all is well" } else { "but something is wrong" };
+    let _ = writeln!(text, "forebay {version} has been running for {uptime}, {verdict}");
+    for trouble in &report.troubles {
+        let _ = writeln!(text, "\n  ! {}\n    {}", one_line(&trouble.what), one_line(&trouble.advice));
+    }
+    text.push('\n');
+    for (label, line) in lines(report) {
+        let _ = writeln!(text, "{label:<LABEL$}  {line}");
+    }
+    text
+}
+
+fn lines(report: &Report) -> Vec<(&'static str, String)> {
+    let mut lines =
+        vec![("Readings", readings(report)), ("Commits", commits(report)), ("Disk", disk(report))];
+    if report.store.storing
+        && let Some(error) = &report.store.last_error
+    {
+        lines.push(("", last_error(error)));
+    }
+    match &report.uplink {
+        Some(uplink) => lines.extend(uplink_lines(uplink)),
+        None => lines.push(("Uplink", "none is configured: readings stay on the gateway".to_owned())),
+    }
+    let dropped: Vec<String> = report
+        .dropped
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{} {}", grouped(*count), one_line(&reason.replace('_', " "))))
+        .collect();
+    if !dropped.is_empty() {
+        lines.push(("Dropped", dropped.join(", ")));
+    }
+    lines.push(("Clients", clients(report)));
+    lines.push(("Messages", messages(report)));
+    lines.push(("Clock", clock(report)));
+    lines
+}
+
+fn readings(report: &Report) -> String {
+    let store = &report.store;
+    let mut line = format!("{} stored", grouped(store.readings));
+    if store.readings_failed > 0 {
+        let _ = write!(line, ", {} not stored and not acknowledged", grouped(store.readings_failed));
+    }
+    if store.refused_for_room > 0 {
+        let _ = write!(line, ", {} messages refused for want of room", grouped(store.refused_for_room));
+    }
+    match store.quarantined {
+        Some(0) | None => {}
+        Some(count) => {
+            let _ = write!(line, ", {} payloads in quarantine", grouped(count));
+        }
+    }
+    if store.quarantine_dropped > 0 {
+        let _ = write!(line, " ({} older ones dropped)", grouped(store.quarantine_dropped));
+    }
+    line
+}
+
+fn commits(report: &Report) -> String {
+    let store = &report.store;
+    let mut line = grouped(store.commits);
+    if let (Some(p50), Some(p99), Some(max)) = (store.commit_p50_us, store.commit_p99_us, store.commit_max_us)
+    {
+        let (p50, p99, max) = (milliseconds(p50), milliseconds(p99), milliseconds(max));
+        let _ = write!(line, "; of the last hour p50 {p50}, p99 {p99}, longest {max}");
+    }
+    line
+}
+
+fn disk(report: &Report) -> String {
+    let store = &report.store;
+    let mut parts = Vec::new();
+    if let Some(written) = store.bytes_written {
+        let each = store.bytes_written_per_reading.map(|each| format!(" ({} a reading)", bytes(each)));
+        parts.push(format!("{} written{}", bytes(written), each.unwrap_or_default()));
+    }
+    parts.extend(store.buffer_bytes.map(|size| format!("buffer.db {}", bytes(size))));
+    parts.extend(store.wal_bytes.map(|size| format!("its log {}", bytes(size))));
+    if parts.is_empty() { "not known".to_owned() } else { parts.join(", ") }
+}
+
+fn uplink_lines(uplink: &UplinkReport) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("Uplink", format!("{}, for {}", one_line(&uplink.state), span(uplink.state_s)))];
+    if uplink.connected
+        && let Some(error) = &uplink.last_error
+    {
+        lines.push(("", last_error(error)));
+    }
+    let mut backlog = format!("{} readings wait", grouped(uplink.backlog));
+    if let Some(size) = uplink.backlog_bytes {
+        let _ = write!(backlog, " ({})", bytes(size));
+    }
+    if let Some(age) = uplink.oldest_s {
+        let _ = write!(backlog, ", the oldest {} old", span(age));
+    }
+    let _ =
+        write!(backlog, ", {} in flight; {} a minute", grouped(uplink.in_flight), grouped(uplink.per_minute));
+    if let Some(drains_in) = uplink.drains_in_s.filter(|_| uplink.backlog > 0) {
+        let _ = write!(backlog, ", drained in {}", span(drains_in));
+    }
+    lines.push(("Backlog", backlog));
+    let mut uploaded = format!("{} readings, {}", grouped(uplink.uploaded), bytes(uplink.bytes_sent));
+    if uplink.rejected > 0 {
+        let _ = write!(uploaded, "; {} rejected by the hub", grouped(uplink.rejected));
+    }
+    lines.push(("Uploaded", uploaded));
+    lines
+}
+
+fn clients(report: &Report) -> String {
+    let clients = &report.clients;
+    let mut line = format!(
+        "{} connected (at most {}), {} registered",
+        grouped(clients.connected),
+        grouped(clients.connected_max),
+        grouped(clients.registered)
+    );
+    if clients.offline > 0 {
+        let _ = write!(line, ", {} sessions wait for their client", grouped(clients.offline));
+    }
+    if clients.refused > 0 {
+        let _ = write!(line, ", {} CONNECTs refused", grouped(clients.refused));
+    }
+    line
+}
+
+fn messages(report: &Report) -> String {
+    let messages = &report.messages;
+    let mut line = format!("{} received, {} sent", grouped(messages.received), grouped(messages.sent));
+    if messages.dropped > 0 {
+        let _ = write!(line, ", {} dropped", grouped(messages.dropped));
+    }
+    if messages.waiting > 0 {
+        let _ = write!(line, ", {} wait ({})", grouped(messages.waiting), bytes(messages.waiting_bytes));
+    }
+    let _ = write!(line, ", {} retained", grouped(messages.retained));
+    line
+}
+
+fn clock(report: &Report) -> String {
+    match report.clock.synchronised {
+        true => "synchronised".to_owned(),
+        false => format!(
+            "not synchronised since the machine started {} ago; times are put right once it is",
+            span(report.clock.boot_s)
+        ),
+    }
+}
+
+fn last_error(error: &LastError) -> String {
+    format!("last error, {} ago: {}", span(error.ago_s), one_line(&error.words))
+}
+
+/// Two units at most: what is more precise helps nobody.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    let (unit, name) = match count {
+        0..1_000 => return format!("{count} B"),
+        1_000..1_000_000 => (1_000, "kB"),
+        1_000_000..1_000_000_000 => (1_000_000, "MB"),
+        _ => (1_000_000_000, "GB"),
+    };
+    format!("{}.{} {name}", count / unit, count % unit * 10 / unit)
+}
+
+fn milliseconds(us: u64) -> String {
+    if us < 100_000 { format!("{}.{} ms", us / 1000, us % 1000 / 100) } else { format!("{} ms", us / 1000) }
+}
+
+/// 1234567 as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay::report::{StoreReport, Trouble};
+
+    use super::*;
+
+    fn well() -> Report {
+        Report {
+            well: true,
+            version: "0.1.0".to_owned(),
+            uptime_s: 11_520,
+            store: StoreReport {
+                storing: true,
+                readings: 1_234_567,
+                quarantined: Some(3),
+                commits: 4321,
+                commit_p50_us: Some(12_340),
+                commit_p99_us: Some(250_000),
+                commit_max_us: Some(999),
+                bytes_written: Some(2_345_678),
+                bytes_written_per_reading: Some(1900),
+                buffer_bytes: Some(12_000_000),
+                wal_bytes: None,
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_broker_that_is_well_takes_a_few_lines() {
+        let text = written_out(&well());
+        let expected = "\
+forebay 0.1.0 has been running for 3 h 12 min, and all is well
+
+Readings    1,234,567 stored, 3 payloads in quarantine
+Commits     4,321; of the last hour p50 12.3 ms, p99 250 ms, longest 0.9 ms
+Disk        2.3 MB written (1.9 kB a reading), buffer.db 12.0 MB
+Uplink      none is configured: readings stay on the gateway
+Clients     0 connected (at most 0), 0 registered
+Messages    0 received, 0 sent, 0 retained
+Clock       not synchronised since the machine started 0 s ago; times are put right once it is
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_comes_first_and_cannot_steer_the_terminal() {
+        let trouble =
+            Trouble { what: "readings\u{1b}[2J are not stored".to_owned(), advice: "wait".to_owned() };
+        let text = written_out(&Report { well: false, troubles: vec![trouble], ..well() });
+        let first: Vec<&str> = text.lines().take(4).collect();
+        assert!(first[0].ends_with("but something is wrong"));
+        assert_eq!(first[1..], ["", r"  ! readings\u{1b}[2J are not stored", "    wait"]);
+    }
+
+    #[test]
+    fn an_error_that_is_over_and_what_was_dropped_are_told() {
+        let mut report = well();
+        report.store.last_error = Some(LastError { words: "disk full".to_owned(), ago_s: 90 });
+        report.dropped = [("too_old".to_owned(), 5), ("no_space".to_owned(), 0)].into();
+        let text = written_out(&report);
+        assert!(text.contains("\n            last error, 1 min ago: disk full\n"), "{text}");
+        assert!(text.contains("\nDropped     5 too old\n"), "{text}");
+    }
+
+    #[test]
+    fn the_uplink_is_told_with_its_backlog() {
+        let uplink = UplinkReport {
+            state: "uploading".to_owned(),
+            state_s: 7200,
+            connected: true,
+            backlog: 12_345,
+            backlog_bytes: Some(1_500_000),
+            oldest_s: Some(200),
+            per_minute: 600,
+            drains_in_s: Some(1300),
+            in_flight: 80,
+            uploaded: 99,
+            rejected: 1,
+            ..Default::default()
+        };
+        let text = written_out(&Report { uplink: Some(uplink), ..well() });
+        for line in [
+            "Uplink      uploading, for 2 h 0 min",
+            "Backlog     12,345 readings wait (1.5 MB), the oldest 3 min old, 80 in flight; 600 a minute, drained in 21 min",
+            "Uploaded    99 readings, 0 B; 1 rejected by the hub",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!(
+            [0, 59, 60, 3599, 3600, 86_399, 90_000].map(span),
+            ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 1 h"]
+        );
+        assert_eq!(
+            [0, 999, 1000, 999_999, 1_000_000, 2_500_000_000].map(bytes),
+            ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "2.5 GB"]
+        );
+        assert_eq!([0, 999, 1000, 1_000_000].map(grouped), ["0", "999", "1,000", "1,000,000"]);
+        assert_eq!([400, 99_999, 100_000].map(milliseconds), ["0.4 ms", "99.9 ms", "100 ms"]);
+    }
+}

@@ -1,0 +1,205 @@
+//! How everything is doing: gathered from the core, the store and the operating system when somebody asks.
+
+use std::{collections::BTreeMap, fs, path::Path, process, time::Duration};
+
+use crate::{
+    broker::{Counters, Gauges},
+    clock::{Mono, Now},
+    record::Outbound,
+    report::{ClientsReport, ClockReport, LastError, MessagesReport, Report, StoreReport, UplinkReport},
+    store::{Losses, StoreError, Stretch},
+    uplink::Status,
+};
+
+use super::{EventLoop, commit_times::CommitTimes};
+
+/// Where Linux tells what the process has given to the storage; `ProcSubset=pid` does not hide it.
+const OWN_IO: &str = "/proc/self/io";
+/// From so many readings the bytes of the whole backlog are estimated.
+const SAMPLE_ROWS: usize = 32;
+const SAMPLE_BYTES: usize = 16 * 1024;
+
+/// What the loop itself notes for the report.
+#[derive(Debug)]
+pub(super) struct Observed {
+    started: Mono,
+    commit_times: CommitTimes,
+    store_error: Option<(String, Mono)>,
+}
+
+impl Observed {
+    pub(super) fn new(now: Mono) -> Self {
+        Self { started: now, commit_times: CommitTimes::new(now), store_error: None }
+    }
+
+    pub(super) fn note_commit(&mut self, took: Duration, now: Mono) {
+        self.commit_times.note(took, now);
+    }
+
+    pub(super) fn note_store_error(&mut self, error: &StoreError, now: Mono) {
+        self.store_error = Some((error.to_string(), now));
+    }
+}
+
+impl EventLoop {
+    /// How everything is doing.
+    pub(super) fn report(&mut self, now: Now) -> Report {
+        let (counters, gauges) = (self.broker.counters(), self.broker.gauges());
+        let report = Report {
+            well: false,
+            troubles: Vec::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            uptime_s: now.mono.since(self.observed.started).as_secs(),
+            clock: ClockReport {
+                synchronised: self.clock.state().synchronised,
+                boot_s: now.mono.since(Mono(0)).as_secs(),
+            },
+            store: self.store_report(&counters, now),
+            dropped: dropped(&self.buffer.lost()),
+            uplink: self.uplink_report(now),
+            clients: clients_report(&counters, &gauges),
+            messages: messages_report(&counters, &gauges),
+        };
+        report.judged()
+    }
+
+    /// Tells those who subscribed how everything is doing, when that is due.
+    pub(super) fn tell_sys_topics(&mut self, now: Now) {
+        if self.broker.wants_report() {
+            let values = self.report(now).values();
+            self.broker.handle_report(values, now);
+        }
+    }
+
+    fn store_report(&mut self, counters: &Counters, now: Now) -> StoreReport {
+        let percentiles = self.observed.commit_times.percentiles(now.mono);
+        let bytes_written = fs::read_to_string(OWN_IO).ok().and_then(|text| write_bytes(&text));
+        let store_error = self.observed.store_error.as_ref();
+        StoreReport {
+            storing: self.broker.is_storing(),
+            full: self.broker.is_storage_full(),
+            last_error: store_error.map(|(words, at)| last_error(words, *at, now.mono)),
+            readings: counters.readings_stored,
+            readings_failed: counters.readings_failed,
+            refused_for_room: counters.messages_without_room,
+            quarantined: self.buffer.quarantine_len().ok(),
+            quarantine_dropped: self.buffer.quarantine_dropped(),
+            commits: counters.commits,
+            commit_p50_us: percentiles.map(|found| found.p50_us),
+            commit_p99_us: percentiles.map(|found| found.p99_us),
+            commit_max_us: percentiles.map(|found| found.max_us),
+            bytes_written,
+            bytes_written_per_reading: bytes_written
+                .and_then(|bytes| bytes.checked_div(counters.readings_stored)),
+            buffer_bytes: file_bytes(&self.buffer_path),
+            wal_bytes: file_bytes(&self.buffer_path.with_extension("db-wal")),
+        }
+    }
+
+    fn uplink_report(&mut self, now: Now) -> Option<UplinkReport> {
+        let trouble = self.uploading.trouble().map(str::to_owned);
+        let Some(status) = self.uploading.details(now) else {
+            let alarm = Some(trouble?);
+            return Some(UplinkReport { state: "not running".to_owned(), alarm, ..Default::default() });
+        };
+        let mut report = of_status(&status, now.mono);
+        if let Some(words) = trouble {
+            report.alarm = Some(format!("its new settings are not in force: {words}"));
+        }
+        if let Some(first) = self.first_of_backlog().filter(|first| report.backlog > 0 && !first.is_empty()) {
+            let bytes: usize = first.iter().map(|reading| reading.values.len()).sum();
+            report.backlog_bytes = Some(bytes as u64 * report.backlog / first.len() as u64);
+            let age_ms = now.wall.0.saturating_sub(first[0].time.ts());
+            report.oldest_s = Some(u64::try_from(age_ms / 1000).unwrap_or(0));
+        }
+        Some(report)
+    }
+
+    /// The oldest readings the hub does not have; the rest is taken to be like them.
+    fn first_of_backlog(&mut self) -> Option<Vec<Outbound>> {
+        let after = self.buffer.settlement().ok()?.through;
+        let through = self.buffer.last_seq();
+        let stretch = Stretch { after, through, rows_max: SAMPLE_ROWS, bytes_max: SAMPLE_BYTES };
+        self.buffer.outbound(&stretch).ok()
+    }
+}
+
+/// What `uplink` is doing, to be completed by what the journal knows.
+fn of_status(status: &Status, now: Mono) -> UplinkReport {
+    UplinkReport {
+        state: status.state.to_string(),
+        state_s: now.since(status.since).as_secs(),
+        connected: status.version.is_some(),
+        alarm: status.alarm.clone(),
+        last_error: status.last_error.as_ref().map(|(words, at)| last_error(words, *at, now)),
+        backlog: status.backlog,
+        backlog_bytes: None,
+        oldest_s: None,
+        per_minute: status.uploaded_last_minute,
+        drains_in_s: status.drains_in.map(|span| span.as_secs()),
+        in_flight: status.in_flight as u64,
+        uploaded: status.uploaded,
+        rejected: status.rejected,
+        bytes_sent: status.bytes_sent,
+        connections: status.connections,
+    }
+}
+
+fn dropped(lost: &Losses) -> BTreeMap<String, u64> {
+    [("too_old", lost.too_old), ("no_space", lost.no_space), ("rejected", lost.rejected)]
+        .map(|(reason, count)| (reason.to_owned(), count))
+        .into()
+}
+
+fn last_error(words: &str, at: Mono, now: Mono) -> LastError {
+    LastError { words: words.to_owned(), ago_s: now.since(at).as_secs() }
+}
+
+fn clients_report(counters: &Counters, gauges: &Gauges) -> ClientsReport {
+    ClientsReport {
+        registered: gauges.identities,
+        connections: gauges.connections,
+        connected: gauges.clients_connected,
+        connected_max: counters.clients_connected_max,
+        offline: gauges.sessions_offline,
+        refused: counters.connects_refused,
+        faulted: counters.connections_faulted,
+    }
+}
+
+fn messages_report(counters: &Counters, gauges: &Gauges) -> MessagesReport {
+    MessagesReport {
+        received: counters.publishes_received,
+        sent: counters.messages_sent,
+        dropped: counters.messages_dropped,
+        expired: counters.messages_expired,
+        waiting: gauges.waiting_messages,
+        waiting_bytes: gauges.waiting_bytes,
+        retained: gauges.retained_messages,
+        retained_bytes: gauges.retained_bytes,
+        subscriptions: gauges.subscriptions,
+    }
+}
+
+fn file_bytes(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|metadata| metadata.len())
+}
+
+/// What was given to the storage, in the text of proc_pid_io(5).
+fn write_bytes(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_written_are_found_among_the_others() {
+        let text =
+            "rchar: 1\nwchar: 2\nsyscr: 3\nread_bytes: 4\nwrite_bytes: 40960\ncancelled_write_bytes: 7\n";
+        assert_eq!(write_bytes(text), Some(40_960));
+        assert_eq!(write_bytes("rchar: 1\n"), None);
+    }
+}
