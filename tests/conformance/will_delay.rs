@@ -66,6 +66,26 @@ fn who_is_back_in_time_leaves_no_will_mqtt_3_1_3_9_of_5_0() {
 }
 
 #[test]
+fn who_was_back_in_time_leaves_no_will_when_the_broker_dies_later_mqtt_3_1_3_9_of_5_0() {
+    for gap in [Gap::Stop, Gap::Kill] {
+        let mut world = World::new();
+        witness(&world).vanish();
+        mortal(&world, "back", 1).vanish();
+        mortal(&world, "left", 1).vanish();
+        let back = world.resume(V5, "back");
+        let mut left = mortal(&world, "left", 1);
+        left.hears_nothing();
+        left.leave();
+        world.settle(V5, "barrier").hears_nothing();
+        world.pass(gap);
+        drop(back);
+        mortal(&world, "late", 2).vanish();
+        let mut witness = world.resume(V5, "witness");
+        witness.takes_all(&["late"]);
+    }
+}
+
+#[test]
 fn the_end_of_the_session_ends_the_wait_mqtt_3_1_3_9_of_5_0() {
     // C-23: a clean start, an expiry of nought.
     for gap in [Gap::Reconnect, Gap::Kill] {
