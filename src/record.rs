@@ -1,5 +1,7 @@
 //! Readings: on their way to disk, and from there to the hub.
 
+use std::{fmt, str::FromStr};
+
 use crate::{
     clock::Mono,
     ids::{DeviceName, Seq},
@@ -81,11 +83,56 @@ pub struct Rejected {
     pub reason: String,
 }
 
+/// Something set aside; `p1` and `r1` to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetAsideId {
+    /// A payload that could not be understood, by its number in quarantine.
+    Payload(u64),
+    /// A reading the hub does not take, by its place in the journal.
+    Reading(Seq),
+}
+
+impl fmt::Display for SetAsideId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Payload(number) => write!(f, "p{number}"),
+            Self::Reading(seq) => write!(f, "r{}", seq.0),
+        }
+    }
+}
+
+impl FromStr for SetAsideId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number =
+            |digits: &str| digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+        let payload = text.strip_prefix('p').and_then(number).map(Self::Payload);
+        let reading = || text.strip_prefix('r').and_then(number).map(|seq| Self::Reading(Seq(seq)));
+        payload.or_else(reading).ok_or("not a name like p1 or r1, as `forebay quarantine list` shows them")
+    }
+}
+
 impl Placed {
     /// The time itself.
     pub fn ts(self) -> i64 {
         match self {
             Self::Given(ts) | Self::Known(ts) | Self::Pending(ts) | Self::Estimated(ts) => ts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_aside_is_named_by_its_kind_and_number() {
+        for id in [SetAsideId::Payload(1), SetAsideId::Reading(Seq(u64::MAX))] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for text in ["", "p", "1", "q1", "p-1", "p+1", "r1 ", "r99999999999999999999", "P1"] {
+            assert!(text.parse::<SetAsideId>().is_err(), "{text}");
         }
     }
 }

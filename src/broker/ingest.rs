@@ -10,7 +10,7 @@ use crate::{
         Ack, Packet, PacketId, Properties, PropertiesBuf, Property, ProtocolVersion, Publish, QoS,
         ReasonCode, SubAck, TopicName, UnsubAck,
     },
-    record::{Quarantined, Record},
+    record::{Quarantined, Record, SetAsideId},
     session::{
         Client, CloseReason, Message,
         durable::Change,
@@ -121,17 +121,48 @@ impl Broker {
         self.gate.append();
         for reading in readings {
             self.announce(name, &reading.values);
-            self.batch_bytes += reading.values.len() + RECORD_BYTES;
-            self.batch.records.push(Record {
-                seq: self.next_seq,
-                device: name.clone(),
-                received: now.mono,
-                device_ts: reading.device_ts,
-                values: reading.values,
-            });
-            self.next_seq = self.next_seq.next();
+            self.keep(name, reading, now);
         }
         self.deadlines.arm_if_idle(Deadline::Commit, now.mono + self.limits.commit_wait());
+    }
+
+    fn keep(&mut self, name: &DeviceName, reading: Reading, now: Now) {
+        self.batch_bytes += reading.values.len() + RECORD_BYTES;
+        self.batch.records.push(Record {
+            seq: self.next_seq,
+            device: name.clone(),
+            received: now.mono,
+            device_ts: reading.device_ts,
+            values: reading.values,
+        });
+        self.next_seq = self.next_seq.next();
+    }
+
+    /// What was set aside is over: dropped, or stored again as these readings of `name`, with the next commit, which is
+    /// due at once. Nobody is told of them a second time.
+    ///
+    /// # Errors
+    /// Why nothing can be stored now.
+    pub fn handle_resolved(
+        &mut self,
+        over: SetAsideId,
+        name: &DeviceName,
+        readings: Vec<Reading>,
+        now: Now,
+    ) -> Result<(), &'static str> {
+        if self.store == StoreState::Failed {
+            return Err("the store is out of order");
+        }
+        if self.is_storage_full && !readings.is_empty() {
+            return Err("there is no room for readings");
+        }
+        self.gate.append();
+        for reading in readings {
+            self.keep(name, reading, now);
+        }
+        self.batch.over.push(over);
+        self.commit_due = true;
+        Ok(())
     }
 
     fn set_aside(&mut self, name: &DeviceName, topic: &str, payload: &[u8], reason: &str, now: Now) {

@@ -10,7 +10,7 @@ use crate::{
     clock::Mono,
     ids::{DeliveryId, IdentityId, MessageId, Seq, SessionId},
     mqtt::{PacketId, QoS},
-    record::{Quarantined, Record, Settlement},
+    record::{Quarantined, Record, SetAsideId, Settlement},
 };
 
 use super::{Message, Will};
@@ -26,6 +26,8 @@ pub struct Batch {
     pub changes: Vec<Change>,
     /// What became of readings at the hub.
     pub settlement: Option<Settlement>,
+    /// What was set aside and is over: dropped, or among the readings above.
+    pub over: Vec<SetAsideId>,
 }
 
 /// One thing that happened to a session or a retained message, as the disk needs to know it.
@@ -196,6 +198,7 @@ impl Batch {
             && self.quarantined.is_empty()
             && self.changes.is_empty()
             && self.settlement.is_none()
+            && self.over.is_empty()
     }
 
     /// The last reading's place, if there is a reading.

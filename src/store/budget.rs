@@ -154,7 +154,7 @@ mod tests {
         assert_eq!((budget.max_age, budget.keep_uploaded, budget.policy), (None, false, Policy::DropOldest));
         let small = DiskSpace { total: 100 << 20, free: 40 << 20, journal: 9 << 20, log: 1 << 20, others: 0 };
         let budget = Budget::new(&StorageWishes::default(), &small);
-        assert_eq!((budget.max_bytes >> 20, budget.keep_free >> 20), (34, 4), "of 50 and of 100");
+        assert_eq!((budget.max_bytes >> 20, budget.keep_free >> 20), (35, 5), "of 50 and of 100");
         let tiny = DiskSpace { total: 3 << 20, ..DiskSpace::default() };
         assert_eq!(Budget::new(&StorageWishes::default(), &tiny).keep_free, 2 << 20);
     }

@@ -31,12 +31,14 @@ use super::{
     quarantine, recovery,
     retention::{self, House, Housekeeping, Losses, Orders},
     schema::JOURNAL,
-    sessions, settled,
+    sessions,
+    set_aside::{self, SetAside},
+    settled,
 };
 use crate::{
     clock::{ClockState, Mono, Now},
     ids::Seq,
-    record::{Outbound, Settlement},
+    record::{Outbound, SetAsideId, Settlement},
     session::{Batch, durable::Recovered},
 };
 
@@ -183,17 +185,33 @@ impl Buffer {
     /// # Errors
     /// If the journal is closed or cannot be read.
     pub fn outbound(&mut self, stretch: &Stretch) -> Result<Vec<Outbound>, StoreError> {
+        let (readings, damaged) =
+            self.read_placed(|connection, placements| outbound::read(connection, placements, stretch))?;
+        self.damaged_rows += damaged;
+        Ok(readings)
+    }
+
+    /// Something that was set aside, if it is there and not damaged.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn set_aside(&mut self, id: SetAsideId) -> Result<Option<SetAside>, StoreError> {
+        self.read_placed(|connection, placements| set_aside::find(connection, placements, id))
+    }
+
+    fn read_placed<T>(
+        &mut self,
+        read: impl FnOnce(&Connection, &Placements) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
         let Some(connection) = &self.connection else { return Err(self.closed()) };
         let attempt = Attempt::new("read the journal", &self.path);
         let placements = match self.placements.take() {
             Some(placements) => placements,
             None => Placements::read(connection).map_err(|e| attempt.sql(e))?,
         };
-        let read = outbound::read(connection, &placements, stretch);
+        let found = read(connection, &placements);
         self.placements = Some(placements);
-        let (readings, damaged) = read.map_err(|e| attempt.sql(e))?;
-        self.damaged_rows += damaged;
-        Ok(readings)
+        found.map_err(|e| attempt.sql(e))
     }
 
     /// How many damaged rows [`Buffer::outbound`] has left out so far.
@@ -504,6 +522,7 @@ fn commit(
         Some(settlement) => settled::write(&transaction, settlement, quarantine_rows)?,
         None => 0,
     };
+    set_aside::remove(&transaction, &batch.over)?;
     transaction.commit()?;
     Ok(Committed { fresh, dropped, rejected_dropped })
 }

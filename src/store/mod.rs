@@ -31,6 +31,7 @@ mod registry_role;
 mod retention;
 mod schema;
 mod sessions;
+mod set_aside;
 mod settled;
 #[cfg(test)]
 mod test_bench;
@@ -46,3 +47,4 @@ pub use outbound::Stretch;
 pub use reader::{BufferReader, Query, StoredReading, UplinkMark};
 pub use registry::Registry;
 pub use retention::{Housekeeping, Losses, NextStep};
+pub use set_aside::SetAside;

@@ -11,12 +11,15 @@ use super::{
     data_dir::DataDir,
     error::{Attempt, StoreError},
     open::{self, StoreOptions},
+    placement::Placements,
     schema::JOURNAL,
+    set_aside::{self, SetAside},
     settled,
 };
 use crate::{
     clock::Wall,
     ids::{DeviceName, Seq},
+    record::SetAsideId,
 };
 
 /// Rows looked at in one read transaction: a longer one would keep the writer from starting its log anew.
@@ -112,6 +115,16 @@ impl BufferReader {
         Ok(found)
     }
 
+    /// The first `rows` of what is set aside, from behind `after` on: payloads, then readings.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn set_aside(&self, after: Option<SetAsideId>, rows: usize) -> Result<Vec<SetAside>, StoreError> {
+        let read = Placements::read(&self.connection)
+            .and_then(|placements| set_aside::page(&self.connection, &placements, after, rows));
+        read.map_err(|e| Attempt::new("read the journal", &self.path).sql(e))
+    }
+
     /// How far the uplink has come, as far as the disk knows.
     ///
     /// # Errors
@@ -120,10 +133,14 @@ impl BufferReader {
         let attempt = Attempt::new("read the mark of the uplink in", &self.path);
         let read = || {
             let settled = settled::read(&self.connection)?;
-            let last = "SELECT coalesce(max(seq), 0) FROM journal";
-            let last: i64 = self.connection.query_row(last, [], |row| row.get(0))?;
-            let beyond: u64 = settled.beyond.iter().map(|(first, last)| last.0 - first.0 + 1).sum();
-            let waiting = last.unsigned_abs().saturating_sub(settled.through.0).saturating_sub(beyond);
+            let ends = "SELECT coalesce((SELECT min(seq) FROM journal), 1), coalesce((SELECT max(seq) FROM journal), 0)";
+            let (first, last): (i64, i64) =
+                self.connection.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            // Readings may have been dropped before the hub had them.
+            let before = settled.through.0.max(first.unsigned_abs().saturating_sub(1));
+            let behind = settled.beyond.iter().map(|(first, last)| (first.0.max(before + 1), last.0));
+            let beyond: u64 = behind.map(|(first, last)| (last + 1).saturating_sub(first)).sum();
+            let waiting = last.unsigned_abs().saturating_sub(before).saturating_sub(beyond);
             Ok(UplinkMark { waiting, rejected: settled::rejected_len(&self.connection)? })
         };
         read().map_err(|e: rusqlite::Error| attempt.sql(e))

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::session::Refusal;
+use crate::{device_api::telemetry::Reading, record::SetAsideId};
 
 #[test]
 fn a_failed_commit_cuts_the_publishers_off_without_an_answer() {
@@ -114,4 +115,24 @@ fn a_drain_commits_what_waits_for_company_then_says_goodbye() {
 fn a_commit_nobody_asked_for_stops_the_broker() {
     let mut world = World::new();
     world.broker.handle_committed(Ticket(0), world.now);
+}
+
+#[test]
+fn what_was_set_aside_is_stored_again_or_dropped_with_the_next_commit() {
+    let mut world = World::new();
+    let name = DeviceName::parse("pump").expect("a name");
+    let reading = Reading { device_ts: Some(7), values: "{}".into() };
+    let (again, gone) = (SetAsideId::Reading(Seq(3)), SetAsideId::Payload(1));
+    world.broker.handle_resolved(again, &name, vec![reading.clone()], world.now).expect("taken");
+    world.broker.handle_resolved(gone, &name, vec![], world.now).expect("taken");
+    let (_, batch) = world.broker.poll_commit().expect("due at once");
+    assert_eq!(batch.over, [again, gone]);
+    assert_eq!(batch.records.iter().map(|record| record.device_ts).collect::<Vec<_>>(), [Some(7)]);
+
+    world.broker.handle_storage_full(true);
+    assert!(
+        world.broker.handle_resolved(again, &name, vec![reading], world.now).is_err(),
+        "there is no room"
+    );
+    world.broker.handle_resolved(gone, &name, vec![], world.now).expect("needs none");
 }
