@@ -108,6 +108,9 @@ fn a_second_forebay_gets_every_reading_once_with_its_time_and_in_order() {
     let times: Vec<_> = site.hub.telemetry().iter().map(|row| row.ts).collect();
     assert_eq!(times, (0..400).map(time).collect::<Vec<_>>());
     // What was taken is known as such after a clean stop, without waiting for another commit.
+    until_true("every reading is acknowledged", SOON, || {
+        site.edge.must(&["status", "--json"]).replace(' ', "").contains("\"in_flight\":0")
+    });
     site.edge.stop();
     assert!(site.edge.must(&["uplink", "show"]).contains("waiting     0"));
     site.edge.restart();
