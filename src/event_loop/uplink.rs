@@ -186,6 +186,13 @@ impl Uploading {
         self.running.as_mut()?.uplink.poll_settlement()
     }
 
+    /// The same, whether or not a later commit would do: there may be none.
+    fn poll_last_settlement(&mut self) -> Option<Settlement> {
+        let uplink = &mut self.running.as_mut()?.uplink;
+        uplink.settle_now();
+        uplink.poll_settlement()
+    }
+
     /// The same, if a commit is to be made for it alone.
     pub(super) fn poll_due_settlement(&mut self) -> Option<Settlement> {
         let running = self.running.as_mut()?;
@@ -350,7 +357,7 @@ impl EventLoop {
 
     /// Reads the settings again; what the old uplink knows is put on disk before, so that a new one goes on there.
     pub(super) fn reload_uplink(&mut self, now: Now) {
-        if let Some(settlement) = self.uploading.poll_settlement() {
+        if let Some(settlement) = self.uploading.poll_last_settlement() {
             self.commit_settlement(settlement, now);
         }
         self.uploading.load();
@@ -363,7 +370,7 @@ impl EventLoop {
             running.uplink.handle_stop(now);
             running.write(now);
         }
-        if let Some(settlement) = self.uploading.poll_settlement() {
+        if let Some(settlement) = self.uploading.poll_last_settlement() {
             self.commit_settlement(settlement, now);
         }
     }

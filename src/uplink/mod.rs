@@ -346,6 +346,11 @@ impl Uplink {
         self.uploader.poll_settlement(self.now.mono)
     }
 
+    /// What became of readings is to be put on disk at once: there may be no later commit.
+    pub fn settle_now(&mut self) {
+        self.uploader.settle_now();
+    }
+
     /// Whether a commit is to be made for the settlement alone: none has come by for a while.
     pub fn settlement_is_due(&self) -> bool {
         self.uploader.settle_is_due()

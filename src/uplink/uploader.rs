@@ -365,6 +365,11 @@ impl Uploader {
         Some(settlement)
     }
 
+    /// There may be no later commit: what is settled is offered at once.
+    pub(super) fn settle_now(&mut self) {
+        self.unsaved.is_due = self.unsaved.at.is_some();
+    }
+
     /// The settlement offered last is on disk.
     pub(super) fn on_settled(&mut self) {
         let offered = std::mem::take(&mut self.unsaved.offered);
