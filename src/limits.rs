@@ -135,12 +135,12 @@ limits! {
     commit_bytes: 1_048_576 in 65_536..=67_108_864;
     /// Connections one address may make in a minute, ten seconds' worth at once; more wait unread for up to a second, or
     /// are closed; 0 for no bound.
-    connects_per_address_per_min: 1200 in 0..=1_000_000;
+    connects_per_address_per_min: 6000 in 0..=1_000_000;
     /// CONNECTs of one device or local client in a minute, ten seconds' worth at once; more are refused; 0 for no bound.
-    connects_per_identity_per_min: 600 in 0..=1_000_000;
+    connects_per_identity_per_min: 6000 in 0..=1_000_000;
     /// Messages one device may publish in a second, five seconds' worth at once; beyond it the device is not read from
     /// until it may send again; 0 for no bound.
-    device_publishes_per_s: 1000 in 0..=1_000_000;
+    device_publishes_per_s: 0 in 0..=1_000_000;
     /// Messages one local client may publish in a second; beyond it as above.
     client_publishes_per_s: 0 in 0..=1_000_000;
     /// Refused CONNECTs one address may send at full speed; each further one makes its next wait longer.

@@ -208,7 +208,7 @@ impl Broker {
     }
 
     fn on_connect(&mut self, conn: ConnId, connect: &Connect<'_>, now: Now) {
-        match self.judge_connect(conn, connect) {
+        match self.judge_connect(conn, connect, now) {
             Ok(admission) => self.let_in(conn, admission, now),
             Err(Rejection::Close(reason)) => self.close(conn, reason, now),
             Err(Rejection::Refuse(refusal)) => {
@@ -223,12 +223,20 @@ impl Broker {
         }
     }
 
-    fn judge_connect(&mut self, conn: ConnId, connect: &Connect<'_>) -> Result<Admission, Rejection> {
+    fn judge_connect(
+        &mut self,
+        conn: ConnId,
+        connect: &Connect<'_>,
+        now: Now,
+    ) -> Result<Admission, Rejection> {
         handle_connect::check_terms(connect, &self.limits)?;
         let token = handle_connect::token(connect)?;
         let identity = self.identities.authenticate(token).ok_or(Refusal::UnknownToken)?;
         if self.store == StoreState::Failed {
             return Err(Refusal::StoreUnavailable.into());
+        }
+        if !self.rates.note_connect(identity.id, now.mono, &self.limits) {
+            return Err(Refusal::ConnectRate.into());
         }
         self.assigned_ids += 1;
         let assigned = || assigned_client_id(self.seed, self.assigned_ids, conn);

@@ -284,17 +284,23 @@ impl Broker {
     ) {
         let row = recovered.row;
         let Some(identity) = self.identities.enabled(row.identity) else {
-            self.note(Change::SessionOver(row.id), now);
-            for delivery in &recovered.deliveries {
-                self.drop_reference(delivery.message, now);
+            return self.discard_recovered(row.id, &recovered.deliveries, now);
+        };
+        let client_id: Arc<str> = row.client_id.into();
+        // A clean start discarded it, and the commit that was to say so failed: its client is connected. [MQTT-3.1.2-6]
+        if self.sessions.find(row.identity, &client_id).is_some() {
+            let name = identity.name.clone();
+            self.discard_recovered(row.id, &recovered.deliveries, now);
+            if let Some((will, _)) = recovered.will {
+                self.publish_will(&name, will, now);
             }
             return;
-        };
+        }
         let mut session = Session {
             identity: row.identity,
             name: identity.name.clone(),
             rights: AccessRights::of(identity, &self.grants),
-            client_id: row.client_id.into(),
+            client_id,
             conn: None,
             offline_since: row.ended.unwrap_or(now.mono),
             durable: Some(row.id),
@@ -329,6 +335,14 @@ impl Broker {
         }
         let was_online = row.ended.is_none();
         self.go_on_offline(slot, recovered.will, was_online, now);
+    }
+
+    /// Notes that a session found on disk is over, and with it everything that was on its way.
+    fn discard_recovered(&mut self, id: SessionId, deliveries: &[DeliveryRow], now: Now) {
+        self.note(Change::SessionOver(id), now);
+        for delivery in deliveries {
+            self.drop_reference(delivery.message, now);
+        }
     }
 
     fn adopt_subscription(

@@ -40,6 +40,7 @@ impl Broker {
         let Some(session) = self.sessions.get(slot) else { return };
         let verdict = handle_publish::judge(publish, topic, client, session, &self.limits);
         let (identity, name) = (session.identity, session.name.clone());
+        self.pace(conn, slot, now);
         match verdict {
             Verdict::Close(reason) => self.close(conn, reason, now),
             Verdict::Answer(reason) => self.on_unserved(conn, publish, &name, reason, now),

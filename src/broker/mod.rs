@@ -13,6 +13,7 @@
 //! ```
 
 pub mod access;
+mod children;
 mod closing;
 pub mod commit_gate;
 mod connections;
@@ -23,6 +24,7 @@ mod gauges;
 mod ingest;
 mod invariants;
 mod notices;
+mod pacing;
 pub mod rates;
 mod refusals;
 pub mod retained;
@@ -58,6 +60,7 @@ use deadlines::Deadlines;
 use durability::Durability;
 pub use gauges::Gauges;
 use notices::Notices;
+use rates::Rates;
 use refusals::Refusals;
 use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
@@ -80,6 +83,7 @@ enum Deadline {
     Packet(ConnId),
     Silence(ConnId),
     Wait(ConnId),
+    Pause(IdentityId),
     SessionEnd(SessionSlot),
     Will(SessionSlot),
     Retained,
@@ -181,6 +185,7 @@ pub struct Broker {
     unauthenticated: BTreeSet<(Mono, ConnId)>,
     per_address: HashMap<IpAddr, u32>,
     refusals: Refusals,
+    rates: Rates,
     notices: Notices,
     counters: Counters,
     outputs: VecDeque<ConnId>,
@@ -228,6 +233,7 @@ impl Broker {
             unauthenticated: BTreeSet::new(),
             per_address: HashMap::new(),
             refusals: Refusals::default(),
+            rates: Rates::default(),
             notices: Notices::default(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -319,7 +325,9 @@ impl Broker {
                         .get(client.session)
                         .is_some_and(|session| !session.rights.is_device() && session.outgoing.is_idle())
                 };
-                self.may_read(connection) && !(self.is_memory_short() && only_publishes())
+                self.may_read(connection)
+                    && !self.is_paused(conn)
+                    && !(self.is_memory_short() && only_publishes())
             }
         }
     }
@@ -362,8 +370,7 @@ impl Broker {
         } else if self.connections.len() > self.limits.connections as usize {
             self.close(conn, CloseReason::TooManyConnections, now);
         } else {
-            self.deadlines.arm(Deadline::Connect(conn), now.mono + self.limits.connect_timeout());
-            self.make_room(now);
+            self.on_accepted(conn, address, now);
         }
         self.route_pending(now);
         self.check_invariants();
@@ -486,9 +493,10 @@ impl Broker {
                 Deadline::Commit => self.commit_due = true,
                 Deadline::Seen => self.seen_due = true,
                 Deadline::Connect(conn) => self.close(conn, CloseReason::ConnectTimeout, now),
-                Deadline::Packet(conn) => self.close(conn, CloseReason::PacketTimeout, now),
+                Deadline::Packet(conn) => self.on_packet_late(conn, now),
                 Deadline::Silence(conn) => self.on_silence(conn, now),
                 Deadline::Wait(conn) => self.on_wait_over(conn, now),
+                Deadline::Pause(identity) => self.on_pause_over(identity, now),
                 Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
                 Deadline::Will(slot) => self.on_will_due(slot, now),
                 Deadline::Retained => self.on_retained_expired(now),
@@ -587,26 +595,6 @@ impl Broker {
             && let Some(conn) = self.longest_waiting(now)
         {
             self.close(conn, CloseReason::MadeRoom, now);
-        }
-    }
-
-    fn on_silence(&mut self, conn: ConnId, now: Now) {
-        let Some(connection) = self.connections.get(conn) else { return };
-        let Phase::Active(client) = &connection.phase else { return };
-        let gone_at = connection.last_packet + client.silence_max;
-        if gone_at <= now.mono {
-            self.close(conn, CloseReason::KeepAliveTimeout, now);
-        } else {
-            self.deadlines.arm(Deadline::Silence(conn), gone_at);
-        }
-    }
-
-    fn on_wait_over(&mut self, conn: ConnId, now: Now) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        if matches!(connection.phase, Phase::Waiting) {
-            connection.phase = Phase::Waited;
-            let held_back = std::mem::take(&mut connection.partial);
-            self.handle_bytes(conn, &held_back, now);
         }
     }
 }

@@ -7,8 +7,13 @@
 //! a PUBLISH      identity over its rate  taken; then nothing is read from the identity until the rate allows it
 //! ```
 //!
-//! Nothing is lost by any of it: what was not read stays with its sender, whom TCP slows down. The rates are there
-//! against the runaway, not the busy: after a power cut 1,000 devices behind one address are let in within a minute.
+//! Nothing is lost by any of it: what was not read stays with its sender, whom TCP slows down.
+//!
+//! The defaults are against the runaway, not the busy. A hundred connections in a second, a thousand at once, let 1,000
+//! devices behind one address in as fast as they come after a power cut, and 10,000 in two minutes; at that rate the
+//! handshakes of one address leave most of a small processor to everybody else. How fast to publish has no default: what
+//! suits a device that empties its backlog is far more than one that runs wild should have, and only the operator knows
+//! the difference. Without it each connection still has but its portion of every turn.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -186,7 +191,7 @@ fn nanoseconds(at: Mono) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::{collections::BTreeSet, net::Ipv4Addr};
 
     const PUMP: IdentityId = IdentityId(1);
     const FAN: IdentityId = IdentityId(2);
@@ -227,21 +232,27 @@ mod tests {
         assert_eq!(rates.note_connection(address(1), at_ms(1200), &limits), Turn::Now);
     }
 
-    #[test]
-    fn a_thousand_devices_behind_one_address_are_in_within_a_minute_of_a_power_cut() {
-        let (mut rates, limits) = (Rates::default(), Limits::default());
-        // Everybody at once, and then each again every 5 seconds, as clients do that were closed.
-        let mut next_try: BTreeMap<(u64, u32), ()> = (0..1000).map(|device| ((0, device), ())).collect();
+    /// When the last of so many devices behind one address is let in: all try at once, and each again every five
+    /// seconds or so, as clients do that were closed.
+    fn last_in_ms(devices: u32, limits: &Limits) -> u64 {
+        let mut rates = Rates::default();
+        let mut tries: BTreeSet<(u64, u32)> = (0..devices).map(|device| (0, device)).collect();
         let mut last_ms = 0;
-        while let Some(((tried_ms, device), ())) = next_try.pop_first() {
-            match rates.note_connection(address(1), at_ms(tried_ms), &limits) {
-                Turn::Never => drop(next_try.insert((tried_ms + 5000 + u64::from(device % 97), device), ())),
-                Turn::Now => last_ms = last_ms.max(tried_ms),
-                Turn::After(wait) => last_ms = last_ms.max(tried_ms + wait.as_millis() as u64),
+        while let Some((ms, device)) = tries.pop_first() {
+            match rates.note_connection(address(1), at_ms(ms), limits) {
+                Turn::Now => last_ms = last_ms.max(ms),
+                Turn::After(wait) => last_ms = last_ms.max(ms + wait.as_millis() as u64),
+                Turn::Never => drop(tries.insert((ms + 5000 + u64::from(device % 97), device))),
             }
         }
-        assert!(last_ms > 30_000, "the rate held nobody up: {last_ms} ms");
-        assert!(last_ms <= 60_000, "the last was let in after {last_ms} ms");
+        last_ms
+    }
+
+    #[test]
+    fn after_a_power_cut_a_thousand_devices_behind_one_address_are_in_at_once_and_ten_thousand_soon() {
+        assert_eq!(last_in_ms(1000, &Limits::default()), 0);
+        let last_ms = last_in_ms(10_000, &Limits::default());
+        assert!((60_000..=120_000).contains(&last_ms), "the last was let in after {last_ms} ms");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::subscription_tree::{Children, ChildrenIter};
+use super::children::{Children, ChildrenIter};
 use crate::{
     clock::Mono,
     limits::Limits,

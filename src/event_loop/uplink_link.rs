@@ -277,3 +277,109 @@ fn kind(error: &UpstreamError) -> FailureKind {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use mio::{Events, Poll, Token};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn place(host: &str) -> HubPlace {
+        HubPlace { url: format!("mqtt://{host}:1"), host: host.to_owned(), port: 1, tls: None }
+    }
+
+    /// An address where nobody listens.
+    fn closed() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    }
+
+    /// Dials `addresses` and follows the attempt to its end.
+    fn attempt(addresses: &[SocketAddr]) -> (Link, Attempt) {
+        let mut poll = Poll::new().expect("poll");
+        let mut events = Events::with_capacity(4);
+        let (place, now) = (place("hub"), Mono(0));
+        let mut link = Link::Down;
+        let mut outcome = link.dial(addresses.iter().copied().collect(), &place, poll.registry(), now);
+        while matches!(outcome, Attempt::Pending) {
+            poll.poll(&mut events, Some(PATIENCE)).expect("poll");
+            assert!(!events.is_empty(), "out of patience");
+            events.iter().for_each(|event| link.on_event(event));
+            outcome = link.advance(&place, poll.registry(), now);
+        }
+        (link, outcome)
+    }
+
+    fn words(outcome: Attempt) -> Failure {
+        match outcome {
+            Attempt::Failed(failure) => failure,
+            Attempt::Pending | Attempt::Connected => panic!("it must fail"),
+        }
+    }
+
+    #[test]
+    fn an_address_that_refuses_is_followed_by_the_next() {
+        let hub = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let (link, outcome) = attempt(&[closed(), hub.local_addr().expect("address")]);
+        assert!(matches!(outcome, Attempt::Connected) && matches!(link, Link::Up(_)));
+    }
+
+    #[test]
+    fn if_no_address_answers_the_first_few_are_told_and_the_rest_counted() {
+        let addresses: Vec<_> = (0..5).map(|_| closed()).collect();
+        let (link, outcome) = attempt(&addresses);
+        let failure = words(outcome);
+        assert!(matches!(link, Link::Down));
+        assert_eq!(failure.kind, FailureKind::Refused);
+        let told = failure.words.matches("connection refused").count();
+        assert!(told == 3 && failure.words.ends_with("; and 2 more"), "{}", failure.words);
+    }
+
+    #[test]
+    fn an_address_that_does_not_answer_in_time_is_given_up() {
+        let poll = Poll::new().expect("poll");
+        let hub = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let place = place("hub");
+        let mut link = Link::Down;
+        let addresses = [hub.local_addr().expect("address"), closed()].into();
+        assert!(matches!(link.dial(addresses, &place, poll.registry(), Mono(0)), Attempt::Pending));
+        let deadline = link.deadline().expect("an address is given its time");
+        assert_eq!(deadline, Mono(0) + ADDRESS_TIMEOUT);
+        // No event was shown to it: to the link nothing has happened.
+        assert!(matches!(link.advance(&place, poll.registry(), Mono(0)), Attempt::Pending));
+        assert!(matches!(link.advance(&place, poll.registry(), deadline), Attempt::Pending));
+        assert_eq!(link.deadline(), Some(deadline + ADDRESS_TIMEOUT), "the next has its turn");
+        let failure = words(link.advance(&place, poll.registry(), deadline + ADDRESS_TIMEOUT));
+        assert_eq!(failure.kind, FailureKind::TimedOut);
+    }
+
+    #[test]
+    fn many_addresses_share_the_time_of_one_attempt() {
+        let poll = Poll::new().expect("poll");
+        let mut link = Link::Down;
+        let addresses = (0..16).map(|_| closed()).collect();
+        link.dial(addresses, &place("hub"), poll.registry(), Mono(0));
+        assert_eq!(link.deadline(), Some(Mono(0) + ADDRESS_TIMEOUT_MIN));
+    }
+
+    #[test]
+    fn an_answer_nobody_waits_for_any_more_starts_nothing() {
+        let poll = Poll::new().expect("poll");
+        let mut resolver = Resolver::new(poll.registry(), Token(0)).expect("a resolver");
+        let place = place("localhost");
+        let mut link = Link::Down;
+        let began = link.begin(&place, &mut resolver, poll.registry(), Mono(0));
+        assert!(matches!(began, Attempt::Pending));
+        let Link::Resolving(old) = link else { panic!("a name is looked up") };
+        link.begin(&place, &mut resolver, poll.registry(), Mono(0));
+        let answer = || Ok(vec![closed()]);
+        link.on_answer(old, answer(), &place, poll.registry(), Mono(0));
+        let Link::Resolving(new) = link else { panic!("the old answer was not waited for") };
+        link.close();
+        link.on_answer(new, answer(), &place, poll.registry(), Mono(0));
+        assert!(matches!(link, Link::Down));
+    }
+}

@@ -19,7 +19,7 @@ pub use super::{scratch::Scratch, tls_error::TlsError};
 use crate::{byte_queue::ByteQueue, limits::READ_BYTES_PER_TURN};
 
 /// Bytes thrown away at [`Connection::shutdown`], so that closing is a goodbye and not a reset.
-const FAREWELL_BYTES_MAX: usize = 64 * 1024;
+pub(super) const FAREWELL_BYTES_MAX: usize = 64 * 1024;
 
 /// A client's connection.
 pub struct Connection {

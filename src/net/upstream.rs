@@ -15,7 +15,7 @@ use rustls::ClientConnection;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::{
-    connection::{WriteOutcome, send},
+    connection::{FAREWELL_BYTES_MAX, WriteOutcome, send},
     scratch::Scratch,
     tls_client::HubTls,
     upstream_error::UpstreamError,
@@ -166,6 +166,13 @@ impl Upstream {
         self.life = Life::Over;
         // Fails only if there is no connection any more.
         let _ = self.stream.shutdown(Shutdown::Write);
+        // Closing with unread bytes resets the connection, and the reset would overtake our goodbye.
+        let mut nowhere = [0; 4096];
+        for _ in 0..FAREWELL_BYTES_MAX / nowhere.len() {
+            if !matches!(self.stream.read(&mut nowhere), Ok(1..)) {
+                break;
+            }
+        }
     }
 
     fn tcp_is_up(&mut self) -> io::Result<bool> {

@@ -25,7 +25,14 @@ impl From<io::Error> for UpstreamError {
 
 impl From<Error> for UpstreamError {
     fn from(error: Error) -> Self {
-        if is_about_time(&error) && clock_is_unset() { Self::ClockUnset(error) } else { Self::Tls(error) }
+        Self::judge(error, clock_is_unset())
+    }
+}
+
+impl UpstreamError {
+    /// A certificate out of its time is the clock's fault if that is not set.
+    fn judge(error: Error, clock_is_unset: bool) -> Self {
+        if is_about_time(&error) && clock_is_unset { Self::ClockUnset(error) } else { Self::Tls(error) }
     }
 }
 
@@ -139,8 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unset_clock_is_told_as_such() {
-        let error = UpstreamError::ClockUnset(Error::InvalidCertificate(CertificateError::NotValidYet));
-        assert!(error.to_string().contains("the clock of this machine is not set"));
+    fn an_unset_clock_is_told_as_such_and_only_where_it_is_to_blame() {
+        let judged = |fault, unset| UpstreamError::judge(Error::InvalidCertificate(fault), unset);
+        for fault in [CertificateError::NotValidYet, CertificateError::Expired] {
+            let error = judged(fault.clone(), true);
+            assert!(matches!(error, UpstreamError::ClockUnset(_)));
+            assert!(error.to_string().contains("the clock of this machine is not set"));
+            assert!(matches!(judged(fault, false), UpstreamError::Tls(_)));
+        }
+        assert!(matches!(judged(CertificateError::UnknownIssuer, true), UpstreamError::Tls(_)));
     }
 }

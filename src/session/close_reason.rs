@@ -73,6 +73,8 @@ pub enum CloseReason {
     TooManyConnections,
     /// The address has more than `connections_per_address`.
     TooManyFromAddress,
+    /// The address connects more often than `connects_per_address_per_min`.
+    ConnectRate,
     /// Waited for CONNECT the longest while others wanted in.
     MadeRoom,
     /// The device's token was changed, or the device disabled or removed.
@@ -97,9 +99,8 @@ impl CloseReason {
                 return None;
             }
             Self::PlainOnTlsListener => return None,
-            Self::ConnectTimeout | Self::TooManyConnections | Self::TooManyFromAddress | Self::MadeRoom => {
-                return None;
-            }
+            Self::ConnectTimeout | Self::TooManyConnections | Self::TooManyFromAddress => return None,
+            Self::ConnectRate | Self::MadeRoom => return None,
             Self::Malformed(error) => error.reason_code(),
             Self::SecondConnect
             | Self::UnexpectedPacket(_)
@@ -183,6 +184,7 @@ impl CloseReason {
             Self::TooManyOfDevice => "too many of device",
             Self::TooManyConnections => "too many connections",
             Self::TooManyFromAddress => "too many from address",
+            Self::ConnectRate => "connects too often",
             Self::MadeRoom => "made room",
             Self::CredentialsChanged => "credentials changed",
             Self::StoreFailed => "store failed",
@@ -216,6 +218,9 @@ impl fmt::Display for CloseReason {
             Self::TooManyOfDevice => f.write_str("the device opened more connections than connections_per_device"),
             Self::TooManyConnections => f.write_str("all connections are taken (limit `connections`)"),
             Self::TooManyFromAddress => f.write_str("the address holds connections_per_address already"),
+            Self::ConnectRate => {
+                f.write_str("the address connects more often than connects_per_address_per_min")
+            }
             Self::MadeRoom => f.write_str("it waited without CONNECT while others wanted in"),
             Self::CredentialsChanged => f.write_str("its token was changed, or its device disabled or removed"),
             Self::StoreFailed => f.write_str("what it published could not be stored"),

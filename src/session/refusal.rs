@@ -29,6 +29,8 @@ pub enum Refusal {
     ProtocolLevel(u8),
     /// The store is not able to take readings.
     StoreUnavailable,
+    /// The device or local client connects more often than `connects_per_identity_per_min`.
+    ConnectRate,
 }
 
 impl Refusal {
@@ -48,7 +50,8 @@ impl Refusal {
                 ReasonCode::ClientIdentifierNotValid
             }
             Self::ProtocolLevel(_) => ReasonCode::UnsupportedProtocolVersion,
-            Self::StoreUnavailable => ReasonCode::ServerUnavailable,
+            Self::ConnectRate if v5 => ReasonCode::ConnectionRateExceeded,
+            Self::StoreUnavailable | Self::ConnectRate => ReasonCode::ServerUnavailable,
         }
     }
 
@@ -75,6 +78,7 @@ impl fmt::Display for Refusal {
                 return write!(f, "protocol level {level} is not spoken here; 3, 4 and 5 are");
             }
             Self::StoreUnavailable => "the store cannot take readings at the moment",
+            Self::ConnectRate => "its token is used to connect more often than connects_per_identity_per_min",
         })
     }
 }
@@ -94,6 +98,7 @@ mod tests {
             (Refusal::Anonymous, R::NotAuthorized, R::NotAuthorized),
             (Refusal::PasswordOnly, R::NotAuthorized, R::BadUserNameOrPassword),
             (Refusal::StoreUnavailable, R::ServerUnavailable, R::ServerUnavailable),
+            (Refusal::ConnectRate, R::ServerUnavailable, R::ConnectionRateExceeded),
             (Refusal::ProtocolLevel(6), R::UnsupportedProtocolVersion, R::UnsupportedProtocolVersion),
         ];
         for (refusal, v3, v5) in table {

@@ -253,7 +253,10 @@ impl Uplink {
             | R::ReceiveMaximumExceeded
             | R::ConnectionRateExceeded => (Blame::Rate, Pause::BackOff),
             // Whoever it is comes back as soon as we do: do not fight.
-            R::SessionTakenOver => (Blame::Link, Pause::AtLeast(UPLINK_TAKEOVER_WAIT)),
+            R::SessionTakenOver => {
+                let words = format!("{words}: does another client use our access token or client id?");
+                return self.lose(&words, Blame::Link, Pause::AtLeast(UPLINK_TAKEOVER_WAIT));
+            }
             R::NotAuthorized
             | R::AdministrativeAction
             | R::KeepAliveTimeout

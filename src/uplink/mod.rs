@@ -87,7 +87,8 @@ pub struct ReadRequest {
 }
 
 /// Our client towards the hub; see the module's text for how it is driven.
-#[derive(Debug)]
+///
+/// It has no `Debug`: what waits in its output may be a CONNECT with our token.
 pub struct Uplink {
     settings: Settings,
     link: Link,
@@ -446,7 +447,12 @@ impl Uplink {
             }
             Due::Unanswered => {
                 self.uploader.flight.note_unanswered();
-                let words = "the hub does not acknowledge what it is sent; is it told there that this device is a gateway?";
+                let words = match self.settings.mode.is_gateway() {
+                    true => {
+                        "the hub does not acknowledge what it is sent; is this device marked as a gateway there?"
+                    }
+                    false => "the hub does not acknowledge what it is sent",
+                };
                 self.lose(words, Blame::Message, Pause::BackOff);
             }
         }

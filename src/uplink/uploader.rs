@@ -229,9 +229,9 @@ impl Uploader {
             Content::Announcement(device) => self.note_announced(device),
             Content::Readings { lane, rows } => {
                 for row in &rows {
+                    self.counts.uploaded += u64::from(!self.settled.contains(row.seq));
                     self.settled.add(row.seq, row.seq);
                 }
-                self.counts.uploaded += rows.len() as u64;
                 self.flight.note_taken(message.payload_bytes, now.since(message.sent));
                 self.poison.on_taken(&rows, &self.settled);
                 pace.speed_up();

@@ -15,9 +15,10 @@ use crate::{
         chance::Chance,
         client::Client,
         home::Device,
+        packets::Connect,
         tell,
         wait::SOON,
-        wire::{Connect, Version},
+        wire::Version,
     },
 };
 

@@ -1,7 +1,8 @@
 //! What durability costs: readings per second, time on the processor and memory, beside mosquitto's plain QoS 1, which
 //! keeps nothing.
 //!
-//! And whether guesses at tokens take longer the nearer they come, and how long a start takes with a long journal.
+//! And whether guesses at tokens take longer the nearer they come; how long a start takes with a long journal; what the
+//! broker costs at scale (`scale`); and whether it keeps to its memory in the long run (`soak`).
 //!
 //! Runs for a moment as a test, so that it does not rot. `BENCH=full cargo test --release --test bench -- --nocapture`
 //! measures in earnest and prints the tables; mosquitto is measured if it is installed.
@@ -12,6 +13,8 @@ mod support;
 
 mod guesses;
 mod mosquitto;
+mod scale;
+mod soak;
 mod start;
 
 use std::{
@@ -27,9 +30,10 @@ use support::{
     broker::{Broker, Setup},
     client::{Client, tls_config},
     fleet::{Fleet, Payload},
+    packets::Connect,
     process, tell,
     wait::SOON,
-    wire::{Connect, Version},
+    wire::Version,
 };
 
 /// How long and how much.
@@ -116,7 +120,12 @@ fn durable_readings_beside_mosquitto() {
 
 /// Whether to measure in earnest.
 fn full() -> bool {
-    std::env::var("BENCH").is_ok_and(|kind| kind == "full")
+    asked_for("full")
+}
+
+/// Whether `BENCH` names this kind of measurement.
+fn asked_for(kind: &str) -> bool {
+    std::env::var("BENCH").is_ok_and(|asked| asked == kind)
 }
 
 /// Held by whoever measures: two at once would measure each other.

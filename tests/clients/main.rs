@@ -1,4 +1,5 @@
-//! Clients that people use, against the program: mosquitto's commands, Paho for Python and C, MQTT.js.
+//! Clients that people use, against the program: mosquitto's commands, Paho for Python and C, MQTT.js,
+//! rumqttc.
 //!
 //! A script holds all scenarios of its library; each is one test here, so that a failure names what broke.
 

@@ -220,6 +220,79 @@ fn the_members_of_a_shared_subscription_split_the_messages() {
 }
 
 #[test]
+fn retained_messages_are_found_told_as_such_and_removed() {
+    let place = Place::new();
+    for version in VERSIONS {
+        for qos in ["0", "1", "2"] {
+            let watched = place.subscribe(version, "%t %q %r %p", &["-q", "2", "-t", "state/#"]);
+            place.publish(version, &["-q", qos, "-t", "state/lamp", "-r", "-m", "on"]);
+            assert_eq!(watched.message(), format!("state/lamp {qos} 0 on"), "{version}");
+            let late = place.subscribe(version, "%t %q %r %p", &["-q", "1", "-t", "state/+"]);
+            let granted = if qos == "2" { "1" } else { qos };
+            assert_eq!(late.message(), format!("state/lamp {granted} 1 on"), "{version}");
+            let remove = ["-t", "state/#", "--remove-retained", "--retained-only", "-W", "1"];
+            place.command("mosquitto_sub", version, &remove).output().expect("it is installed");
+            assert!(watched.message().ends_with(" 0 "), "{version}: empty, and not told as retained");
+            place.publish(version, &["-t", "state/end", "-r", "-m", "end"]);
+            let later = place.subscribe(version, "%t %p", &["-t", "state/+"]);
+            assert_eq!(later.message(), "state/end end", "{version}");
+            place.publish(version, &["-t", "state/end", "-r", "-n"]);
+        }
+    }
+}
+
+#[test]
+fn retain_as_published_is_what_version_5_makes_of_it() {
+    let place = Place::new();
+    place.publish("5", &["-q", "1", "-t", "state/lamp", "-r", "-m", "on"]);
+    let watched = place.subscribe("5", "%r", &["-q", "1", "-t", "state/+", "--retain-as-published"]);
+    place.publish("5", &["-q", "1", "-t", "state/lamp", "-r", "-m", "off"]);
+    assert_eq!([watched.message(), watched.message()], ["1", "1"]);
+}
+
+#[test]
+fn a_session_goes_on_over_the_brokers_death_with_what_came_meanwhile() {
+    let mut place = Place::new();
+    for version in VERSIONS {
+        let name = format!("keeper {version}");
+        let lives: &[&str] = if version == "5" { &["-x", "600"] } else { &[] };
+        let words = [&["-i", &name, "-c", "-q", "2", "-t", "kept/#"][..], lives].concat();
+        let leaving = [&words[..], &["-E"]].concat();
+        let output = place.command("mosquitto_sub", version, &leaving).output().expect("it is installed");
+        assert!(output.status.success(), "{version}: {}", said(&output));
+        for (qos, payload) in [("1", "one"), ("1", "two"), ("2", "three")] {
+            place.publish(version, &["-q", qos, "-t", "kept/1", "-m", payload]);
+        }
+        place.broker.kill9();
+        place.broker.restart();
+        // What waited comes before the subscription is answered.
+        let back = Watched::start(place.command("mosquitto_sub", version, &["-F", "> %q %p"]).args(&words));
+        let came = [back.message(), back.message(), back.message()];
+        assert_eq!(came, ["1 one", "1 two", "2 three"], "{version}");
+        drop(back);
+        // The next one has another topic to listen to, and nothing to find.
+        let clean = ["-i", &name, "-t", "none", "-E"];
+        assert!(place.command("mosquitto_sub", version, &clean).output().expect("it is").status.success());
+    }
+}
+
+#[test]
+fn a_will_waits_for_its_delay_and_for_nothing_if_its_client_is_back() {
+    let place = Place::new();
+    let watched = place.subscribe("5", "%p", &["-q", "1", "-t", "gone/#"]);
+    let words = |name: &'static str, delay: &'static str| {
+        let will = ["--will-topic", "gone/v", "--will-payload", name, "--will-qos", "1"];
+        let session = ["-i", name, "-c", "-x", "600", "-t", "x", "-D", "will", "will-delay-interval", delay];
+        [&will[..], &session].concat()
+    };
+    drop(place.subscribe("5", "%p", &words("back in time", "2")));
+    let _back = place.subscribe("5", "%p", &words("back in time", "2"));
+    // Gone later and to wait for as long: so the other one would have been first.
+    drop(place.subscribe("5", "%p", &words("gone", "2")));
+    assert_eq!(watched.message(), "gone");
+}
+
+#[test]
 fn tls_with_the_root_of_certs_init_carries_messages_both_ways() {
     let broker = Setup::new().with_tls().start();
     let token = broker.add_client("tester");

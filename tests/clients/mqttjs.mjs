@@ -16,7 +16,7 @@ class Client {
 
   static async connect(clientId, protocolVersion = 5, more = {}) {
     const client = new Client();
-    client.raw = await mqtt.connectAsync({
+    client.raw = mqtt.connect({
       protocol: ca ? "mqtts" : "mqtt",
       host,
       port: Number(port),
@@ -27,12 +27,24 @@ class Client {
       reconnectPeriod: 0,
       ...(ca ? { ca: readFileSync(ca) } : {}),
       ...more,
-    }, false);
+    });
+    // From the start: what waited for a session comes right behind the CONNACK.
     client.raw.on("message", (topic, payload, packet) => {
       client.messages.push({ topic, text: payload.toString(), payload, packet });
       client.waiting?.();
     });
+    const { sessionPresent } = await new Promise((resolve, reject) => {
+      client.raw.once("connect", resolve);
+      client.raw.once("error", reject);
+    });
+    client.sessionPresent = sessionPresent;
     return client;
+  }
+
+  // With a session that outlives the connection.
+  static keep(clientId, protocolVersion = 5, more = {}) {
+    const terms = protocolVersion === 5 ? { properties: { sessionExpiryInterval: 600 } } : {};
+    return Client.connect(clientId, protocolVersion, { clean: false, ...terms, ...more });
   }
 
   async subscribe(topics, options = { qos: 1 }) {
@@ -193,6 +205,75 @@ const scenarios = {
       assert.ok(shares.every((share) => share.length > 0), JSON.stringify(shares));
       for (const client of [...members, boss]) await client.end();
     }
+  },
+
+  async retained() {
+    await eachVersion(async (version) => {
+      const publisher = await Client.connect("publisher", version);
+      const watcher = await (await Client.connect("watcher", version)).subscribe("state/+");
+      await publisher.publish("state/lamp", "on", { retain: true });
+      assert.equal((await watcher.next()).packet.retain, false);
+      const late = await (await Client.connect("late", version)).subscribe("state/#", { qos: 2 });
+      const { text, packet } = await late.next();
+      assert.deepEqual([text, packet.qos, packet.retain], ["on", 1, true]);
+      await publisher.publish("state/lamp", "", { retain: true });
+      await publisher.publish("state/end", "end", { retain: true });
+      const later = await (await Client.connect("later", version)).subscribe("state/#");
+      assert.equal((await later.next()).topic, "state/end");
+      await publisher.publish("state/end", "", { retain: true });
+      for (const client of [publisher, watcher, late, later]) await client.end();
+    });
+    const client = await (await Client.connect("both")).subscribe("end");
+    await client.publish("state/lamp", "on", { retain: true });
+    for (const [rh, comes] of [[2, 0], [1, 0], [0, 1], [1, 0]]) {
+      await client.subscribe("state/lamp", { qos: 1, rap: true, rh });
+      await client.publish("end", "");
+      assert.equal((await client.untilEnd()).length, comes, `retain handling ${rh}`);
+    }
+    await client.publish("state/lamp", "off", { retain: true });
+    assert.equal((await client.next()).packet.retain, true, "as published");
+  },
+
+  session_begins: () => eachVersion(async (version) => {
+    const keeper = await Client.keep(`keeper ${version}`, version);
+    assert.ok(!keeper.sessionPresent);
+    await keeper.subscribe(`kept/${version}/#`, { qos: 2 });
+    await keeper.end();
+    const publisher = await Client.connect("publisher", version);
+    await publisher.publish(`kept/${version}/1`, "one");
+    await publisher.publish(`kept/${version}/2`, "two", { retain: true });
+    await publisher.publish(`kept/${version}/3`, "three", { qos: 2 });
+    await publisher.end();
+  }),
+
+  session_goes_on: () => eachVersion(async (version) => {
+    const keeper = await Client.keep(`keeper ${version}`, version);
+    assert.equal(Boolean(keeper.sessionPresent), version !== 3);
+    for (const expected of [["one", 1], ["two", 1], ["three", 2]]) {
+      const { text, packet } = await keeper.next();
+      assert.deepEqual([text, packet.qos, packet.retain], [...expected, false]);
+    }
+    const late = await (await Client.connect("late", version)).subscribe(`kept/${version}/+`);
+    assert.equal((await late.next()).packet.retain, true);
+    await late.publish(`kept/${version}/4`, "four", { qos: 2 });
+    assert.equal((await keeper.next()).text, "four", "the subscription is kept");
+    for (const client of [keeper, late]) await client.end();
+    assert.ok(!(await Client.connect(`keeper ${version}`, version)).sessionPresent);
+  }),
+
+  async will_delay() {
+    const watcher = await (await Client.connect("watcher")).subscribe("gone/+");
+    const properties = { willDelayInterval: 1 };
+    // The second is back in time, so the will of the first is never heard.
+    for (const text of ["too early", "farewell"]) {
+      const will = { topic: "gone/victim", payload: Buffer.from(text), qos: 1, retain: false, properties };
+      const victim = await Client.keep("victim", 5, { will });
+      assert.equal(victim.sessionPresent, text === "farewell");
+      victim.raw.stream.destroy();
+    }
+    const since = performance.now();
+    assert.equal((await watcher.next()).text, "farewell");
+    assert.ok(performance.now() - since > 900);
   },
 
   tls: () => eachVersion(async (version) => {

@@ -19,6 +19,16 @@ static void holds(int condition, const char *text, int line)
     }
 }
 
+/* Whether a session outlives its connection, whether there was one (3.1.1 alone tells), how long a will waits. */
+static int durable, session_present, will_delay_s;
+
+static void number(MQTTProperties *list, int identifier, int value)
+{
+    MQTTProperty property = {.identifier = identifier};
+    property.value.integer4 = value;
+    HOLDS(MQTTProperties_add(list, &property) == 0);
+}
+
 static int try_connect(MQTTClient *client, const char *name, int version, const char *token,
                        MQTTClient_willOptions *will)
 {
@@ -40,11 +50,24 @@ static int try_connect(MQTTClient *client, const char *name, int version, const 
         tls.verify = 1;
         options.ssl = &tls;
     }
-    if (!v5)
-        return MQTTClient_connect(*client, &options);
-    MQTTResponse response = MQTTClient_connect5(*client, &options, NULL, NULL);
+    if (!v5) {
+        options.cleansession = !durable;
+        int code = MQTTClient_connect(*client, &options);
+        session_present = options.returned.sessionPresent;
+        return code;
+    }
+    session_present = 0;
+    options.cleanstart = !durable;
+    MQTTProperties terms = MQTTProperties_initializer, of_will = MQTTProperties_initializer;
+    if (durable)
+        number(&terms, MQTTPROPERTY_CODE_SESSION_EXPIRY_INTERVAL, 600);
+    if (will_delay_s)
+        number(&of_will, MQTTPROPERTY_CODE_WILL_DELAY_INTERVAL, will_delay_s);
+    MQTTResponse response = MQTTClient_connect5(*client, &options, &terms, will ? &of_will : NULL);
     int reason = response.reasonCode;
     MQTTResponse_free(response);
+    MQTTProperties_free(&terms);
+    MQTTProperties_free(&of_will);
     return reason;
 }
 
@@ -66,16 +89,18 @@ static void subscribe(MQTTClient client, int version, const char *filter, int qo
     }
 }
 
+static int retain;
+
 static void publish(MQTTClient client, int version, const char *topic, const void *payload, int length, int qos,
                     MQTTProperties *properties)
 {
     MQTTClient_deliveryToken token;
     if (version == MQTTVERSION_5) {
-        MQTTResponse response = MQTTClient_publish5(client, topic, length, payload, qos, 0, properties, &token);
+        MQTTResponse response = MQTTClient_publish5(client, topic, length, payload, qos, retain, properties, &token);
         HOLDS(response.reasonCode == 0);
         MQTTResponse_free(response);
     } else {
-        HOLDS(MQTTClient_publish(client, topic, length, payload, qos, 0, &token) == 0);
+        HOLDS(MQTTClient_publish(client, topic, length, payload, qos, retain, &token) == 0);
     }
     HOLDS(qos == 0 || MQTTClient_waitForCompletion(client, token, SOON) == 0);
 }
@@ -135,27 +160,117 @@ static void properties(void)
     HOLDS(found && found->value.data.len == 2 && memcmp(found->value.data.data, "\0\1", 2) == 0);
 }
 
-/* A process of its own connects with a will and ends without a word. */
-static void will(int version)
+/* Processes of their own, so many one after the other, connect with a will and end without a word. */
+static void victims(int version, int count, int ready)
+{
+    for (int i = 0; i < count; i++) {
+        char byte;
+        int gone[2];
+        HOLDS(pipe(gone) == 0);
+        if (fork() == 0) {
+            MQTTClient_willOptions left = MQTTClient_willOptions_initializer;
+            left.topicName = "gone/victim";
+            left.message = i + 1 < count ? "too early" : "farewell";
+            left.qos = 2;
+            MQTTClient client;
+            HOLDS(i > 0 || read(ready, &byte, 1) == 1);
+            HOLDS(try_connect(&client, "victim", version, words[4], &left) == 0);
+            _exit(0);
+        }
+        close(gone[1]);
+        /* The end of the pipe is the end of the process. */
+        HOLDS(read(gone[0], &byte, 1) == 0);
+        close(gone[0]);
+    }
+}
+
+static void will(int version, int count)
 {
     int ready[2];
-    char byte;
     HOLDS(pipe(ready) == 0);
     if (fork() == 0) {
-        MQTTClient_willOptions left = MQTTClient_willOptions_initializer;
-        left.topicName = "gone/victim";
-        left.message = "farewell";
-        left.qos = 2;
-        MQTTClient client;
-        HOLDS(read(ready[0], &byte, 1) == 1);
-        HOLDS(try_connect(&client, "victim", version, words[4], &left) == 0);
+        victims(version, count, ready[0]);
         _exit(0);
     }
+    durable = 0;
     MQTTClient watcher = connected("watcher", version);
     subscribe(watcher, version, "gone/+", 2);
     HOLDS(write(ready[1], "x", 1) == 1);
     MQTTClient_message *message = expect(watcher, "gone/victim", "farewell", 8, 2);
     MQTTClient_freeMessage(&message);
+    publish(watcher, version, "gone/other", "x", 1, 1, NULL);
+    message = expect(watcher, "gone/other", "x", 1, 1);
+    MQTTClient_freeMessage(&message);
+}
+
+static void retained(void)
+{
+    for (int i = 0; i < 3; i++) {
+        MQTTClient publisher = connected("publisher", versions[i]);
+        retain = 1;
+        publish(publisher, versions[i], "state/lamp", "on", 2, 1, NULL);
+        MQTTClient late = connected("late", versions[i]);
+        subscribe(late, versions[i], "state/+", 2);
+        MQTTClient_message *message = expect(late, "state/lamp", "on", 2, 1);
+        HOLDS(message->retained);
+        MQTTClient_freeMessage(&message);
+        publish(publisher, versions[i], "state/lamp", "", 0, 1, NULL);
+        message = expect(late, "state/lamp", "", 0, 1);
+        HOLDS(!message->retained);
+        MQTTClient_freeMessage(&message);
+        retain = 0;
+        MQTTClient later = connected("later", versions[i]);
+        subscribe(later, versions[i], "state/+", 2);
+        publish(publisher, versions[i], "state/end", "end", 3, 1, NULL);
+        message = expect(later, "state/end", "end", 3, 1);
+        MQTTClient_freeMessage(&message);
+        MQTTClient_destroy(&publisher);
+        MQTTClient_destroy(&late);
+        MQTTClient_destroy(&later);
+    }
+}
+
+static void session_begins(void)
+{
+    for (int i = 0; i < 3; i++) {
+        char name[20], filter[20], topic[20];
+        snprintf(name, sizeof name, "keeper %d", i);
+        snprintf(filter, sizeof filter, "kept/%d/#", i);
+        snprintf(topic, sizeof topic, "kept/%d/1", i);
+        durable = 1;
+        MQTTClient keeper = connected(name, versions[i]);
+        HOLDS(session_present == 0);
+        subscribe(keeper, versions[i], filter, 2);
+        MQTTClient_disconnect(keeper, SOON);
+        durable = 0;
+        MQTTClient publisher = connected("publisher", versions[i]);
+        publish(publisher, versions[i], topic, "one", 3, 1, NULL);
+        publish(publisher, versions[i], topic, "two", 3, 2, NULL);
+        MQTTClient_disconnect(publisher, SOON);
+    }
+}
+
+static void session_goes_on(void)
+{
+    for (int i = 0; i < 3; i++) {
+        char name[20], topic[20];
+        snprintf(name, sizeof name, "keeper %d", i);
+        snprintf(topic, sizeof topic, "kept/%d/1", i);
+        durable = 1;
+        MQTTClient keeper = connected(name, versions[i]);
+        HOLDS(session_present == (versions[i] == MQTTVERSION_3_1_1));
+        for (int qos = 1; qos <= 2; qos++) {
+            MQTTClient_message *message = expect(keeper, topic, qos == 1 ? "one" : "two", 3, qos);
+            MQTTClient_freeMessage(&message);
+        }
+        publish(keeper, versions[i], topic, "three", 5, 2, NULL);
+        MQTTClient_message *message = expect(keeper, topic, "three", 5, 2);
+        MQTTClient_freeMessage(&message);
+        MQTTClient_disconnect(keeper, SOON);
+        durable = 0;
+        connected(name, versions[i]);
+        HOLDS(session_present == 0);
+    }
 }
 
 static void wrong_token(void)
@@ -186,10 +301,20 @@ int main(int count, char **arguments)
     else if (strcmp(scenario, "user_properties") == 0)
         properties();
     else if (strcmp(scenario, "will_3") == 0)
-        will(MQTTVERSION_3_1_1);
+        will(MQTTVERSION_3_1_1, 1);
     else if (strcmp(scenario, "will_5") == 0)
-        will(MQTTVERSION_5);
-    else if (strcmp(scenario, "tls") == 0)
+        will(MQTTVERSION_5, 1);
+    else if (strcmp(scenario, "retained") == 0)
+        retained();
+    else if (strcmp(scenario, "session_begins") == 0)
+        session_begins();
+    else if (strcmp(scenario, "session_goes_on") == 0)
+        session_goes_on();
+    else if (strcmp(scenario, "will_delay") == 0) {
+        durable = will_delay_s = 1;
+        /* The second is back in time, so the will of the first is never heard. */
+        will(MQTTVERSION_5, 2);
+    } else if (strcmp(scenario, "tls") == 0)
         each_qos(2, "hall/1");
     else if (strcmp(scenario, "wrong_token") == 0)
         wrong_token();

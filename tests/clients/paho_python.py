@@ -3,6 +3,7 @@
 import os
 import queue
 import sys
+import time
 import traceback
 
 import paho.mqtt.client as paho
@@ -30,20 +31,36 @@ def publish_properties(**values):
 class Client:
     """A client whose callbacks fill queues, so that the scenario reads from top to bottom."""
 
-    def __init__(self, name, version="5", will=None, ca=None, token=TOKEN):
+    def __init__(self, name, version="5", will=None, ca=None, token=TOKEN, durable=False):
         self.messages, self.answers = queue.Queue(), queue.Queue()
-        self.raw = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=VERSIONS[version])
+        clean = None if version == "5" else not durable
+        self.raw = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=VERSIONS[version], clean_session=clean)
         self.raw.username_pw_set(token)
-        self.raw.on_connect = lambda _client, _data, _flags, reason, _props: self.answers.put(reason)
+        self.raw.on_connect = self.on_connect
         self.raw.on_subscribe = lambda _client, _data, _mid, reasons, _props: self.answers.put(reasons)
         self.raw.on_message = lambda _client, _data, message: self.messages.put(message)
         if will:
             self.raw.will_set(*will)
         if ca:
             self.raw.tls_set(ca)
-        self.raw.connect(HOST, PORT)
+        terms = {}
+        if durable and version == "5":
+            terms = {"clean_start": False, "properties": properties(PacketTypes.CONNECT, SessionExpiryInterval=600)}
+        self.raw.connect(HOST, PORT, **terms)
         self.raw.loop_start()
         self.reason = self.answers.get(timeout=SOON)
+
+    def on_connect(self, _client, _data, flags, reason, _properties):
+        self.session_present = flags.session_present
+        self.answers.put(reason)
+
+    def leave(self):
+        self.raw.disconnect()
+        self.raw.loop_stop()
+
+    def vanish(self):
+        self.raw.loop_stop()
+        self.raw.socket().close()
 
     def subscribe(self, *arguments, **options):
         self.raw.subscribe(*arguments, **options)
@@ -180,6 +197,68 @@ def shared():
             client.raw.disconnect()
 
 
+def retained():
+    for version in VERSIONS:
+        publisher = Client("publisher", version)
+        watcher = Client("watcher", version).subscribe("state/+", 1)
+        publisher.publish("state/lamp", "on", retain=True)
+        assert (message := watcher.next()).payload == b"on" and not message.retain
+        late = Client("late", version).subscribe("state/#", 2)
+        message = late.next()
+        assert (message.payload, message.qos, message.retain) == (b"on", 1, True), message.qos
+        publisher.publish("state/lamp", "", retain=True)
+        publisher.publish("state/end", "end", retain=True)
+        assert Client("later", version).subscribe("state/#", 2).next().topic == "state/end"
+        publisher.publish("state/end", "", retain=True)
+    client = Client("both").subscribe("end", 1)
+    client.publish("state/lamp", "on", retain=True)
+    for handling, comes in [(2, False), (1, False), (0, True), (1, False)]:
+        options = SubscribeOptions(1, retainAsPublished=True, retainHandling=handling)
+        client.subscribe([("state/lamp", options)])
+        client.publish("end", "")
+        assert [message.retain for message in client.until_end()] == [True] * comes, handling
+    client.publish("state/lamp", "off", retain=True)
+    assert client.next().retain, "as published"
+
+
+def session_begins():
+    for version in VERSIONS:
+        keeper = Client(f"keeper {version}", version, durable=True).subscribe(f"kept/{version}/#", 2)
+        assert not keeper.session_present
+        keeper.leave()
+        publisher = Client("publisher", version)
+        publisher.publish(f"kept/{version}/1", "one", 1)
+        publisher.publish(f"kept/{version}/2", "two", 1, retain=True)
+        publisher.publish(f"kept/{version}/3", "three", 2)
+        publisher.leave()
+
+
+def session_goes_on():
+    for version in VERSIONS:
+        keeper = Client(f"keeper {version}", version, durable=True)
+        assert keeper.session_present == (version != "3.1")
+        found = [(message.payload, message.qos, message.retain) for message in (keeper.next() for _ in range(3))]
+        assert found == [(b"one", 1, False), (b"two", 1, False), (b"three", 2, False)], found
+        assert Client("late", version).subscribe(f"kept/{version}/+", 2).next().retain
+        keeper.publish(f"kept/{version}/4", "four", 2)
+        assert keeper.next().payload == b"four", "the subscription is kept"
+        keeper.leave()
+        assert not Client(f"keeper {version}", version).session_present
+
+
+def will_delay():
+    watcher = Client("watcher").subscribe("gone/+", 1)
+    delay = properties(PacketTypes.WILLMESSAGE, WillDelayInterval=1)
+    # The second is back in time, so the will of the first is never heard.
+    for payload in (b"too early", b"farewell"):
+        victim = Client("victim", will=("gone/victim", payload, 1, False, delay), durable=True)
+        assert victim.session_present == (payload == b"farewell")
+        victim.vanish()
+    since = time.monotonic()
+    assert watcher.next().payload == b"farewell"
+    assert time.monotonic() - since > 0.9
+
+
 def tls():
     for version in VERSIONS:
         client = Client("both", version, ca=sys.argv[5]).subscribe("t", 2)
@@ -198,7 +277,8 @@ def wrong_token():
 SCENARIOS = {f"qos_{qos}": lambda qos=qos: each_qos(qos) for qos in (0, 1, 2)} | {
     scenario.__name__: scenario
     for scenario in (wildcards, overlapping, will, user_properties, request_response, subscription_identifiers,
-                     topic_alias, no_local, message_expiry, shared, tls, wrong_token)
+                     topic_alias, no_local, message_expiry, shared, retained, session_begins, session_goes_on, will_delay,
+                     tls, wrong_token)
 }
 
 

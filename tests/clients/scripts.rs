@@ -55,21 +55,32 @@ fn c() -> Command {
     Command::new(program)
 }
 
-/// Runs one scenario against a broker of its own.
-fn holds(mut script: Command, scenario: &str) {
+fn rumqttc() -> Command {
+    Command::new(libraries().join("rumqttc/debug/rumqttc-scenarios"))
+}
+
+/// Runs one scenario against a broker of its own; of `session`, the second half after the broker's sudden death.
+fn holds(script: fn() -> Command, scenario: &str) {
     let setup = Setup::new();
-    let (broker, over_tls) =
-        if scenario == "tls" { (setup.with_tls().start(), true) } else { (setup.start(), false) };
+    let mut broker = if scenario == "tls" { setup.with_tls().start() } else { setup.start() };
     let token = broker.add_client("tester");
+    if scenario == "session" {
+        run(script(), "session_begins", &broker, &token);
+        broker.kill9();
+        broker.restart();
+        run(script(), "session_goes_on", &broker, &token);
+    } else {
+        run(script(), scenario, &broker, &token);
+    }
+}
+
+fn run(mut script: Command, scenario: &str, broker: &Broker, token: &str) {
+    let over_tls = scenario == "tls";
     let port = if over_tls { broker.tls() } else { broker.plain() }.port();
-    script.args([scenario, "localhost", &port.to_string(), &token]);
+    script.args([scenario, "localhost", &port.to_string(), token]);
     if over_tls {
         script.arg(broker.certificates().join("ca-root.pem"));
     }
-    run(script, scenario, &broker);
-}
-
-fn run(mut script: Command, scenario: &str, broker: &Broker) {
     let mut child =
         script.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
     let deadline = Instant::now() + PATIENCE;
@@ -92,7 +103,7 @@ macro_rules! scenarios {
             $(
                 #[test]
                 fn $scenario() {
-                    super::holds(super::$script(), stringify!($scenario));
+                    super::holds(super::$script, stringify!($scenario));
                 }
             )*
         }
@@ -101,10 +112,12 @@ macro_rules! scenarios {
 
 scenarios!(paho_python, python:
     qos_0 qos_1 qos_2 wildcards overlapping will user_properties request_response subscription_identifiers
-    topic_alias no_local message_expiry shared tls wrong_token);
+    topic_alias no_local message_expiry shared retained session will_delay tls wrong_token);
 
 scenarios!(mqttjs, node:
     qos_0 qos_1 qos_2 wildcards overlapping will user_properties request_response subscription_identifiers
-    topic_alias no_local message_expiry shared tls wrong_token);
+    topic_alias no_local message_expiry shared retained session will_delay tls wrong_token);
 
-scenarios!(paho_c, c: qos_0 qos_1 qos_2 user_properties will_3 will_5 tls wrong_token);
+scenarios!(paho_c, c: qos_0 qos_1 qos_2 user_properties will_3 will_5 retained session will_delay tls wrong_token);
+
+scenarios!(rumqttc, rumqttc: qos_0 qos_1 qos_2 will retained session will_delay tls wrong_token);

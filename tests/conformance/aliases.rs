@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use crate::{
-    packets::{PUBACK, PUBREC, Publish, TOPIC_ALIAS, TOPIC_ALIAS_MAXIMUM, two},
-    support::wire::Version,
+    support::{
+        packets::{PUBACK, PUBREC, Publish, TOPIC_ALIAS, TOPIC_ALIAS_MAXIMUM, two},
+        wire::Version,
+    },
     world::World,
 };
 
@@ -80,7 +82,9 @@ fn the_server_sends_no_alias_above_the_clients_maximum_mqtt_3_3_2_8_and_3_3_2_11
     let world = World::new();
     for maximum in [None, Some(0), Some(1), Some(3)] {
         let mut hello = world.hello(V5, "peer");
-        hello.properties.extend(maximum.map(|maximum| two(TOPIC_ALIAS_MAXIMUM, maximum)));
+        if let Some(maximum) = maximum {
+            hello = hello.with(two(TOPIC_ALIAS_MAXIMUM, maximum));
+        }
         let mut peer = world.connect(&hello);
         assert_eq!(peer.subscribe(&[("alias/+", 0)]), [0]);
         let mut publisher = world.peer(V5, "publisher");

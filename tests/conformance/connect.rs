@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    packets::{
-        ASSIGNED_CLIENT_ID, AUTHENTICATION_METHOD, MAXIMUM_PACKET_SIZE, Publish, SERVER_KEEP_ALIVE,
-        SESSION_EXPIRY, four, joined, pair, string,
-    },
     support::{
         client::Event,
+        packets::{
+            ASSIGNED_CLIENT_ID, AUTHENTICATION_METHOD, MAXIMUM_PACKET_SIZE, Publish, SERVER_KEEP_ALIVE,
+            SESSION_EXPIRY, four, joined, pair, string,
+        },
         wait::SOON,
         wire::{PINGREQ, VERSIONS, Version, packet, properties, text},
     },
@@ -61,7 +61,7 @@ fn an_empty_client_identifier_becomes_a_unique_one_mqtt_3_1_3_6() {
 #[test]
 fn the_assigned_identifier_is_told_and_serves_as_one_mqtt_3_1_3_7_of_5_0() {
     let world = World::new();
-    let assigned = |hello: &crate::packets::Hello| {
+    let assigned = |hello: &crate::support::packets::Connect| {
         let peer = world.connect(hello);
         let told = peer.connack_properties().into_iter().find(|(id, _)| *id == ASSIGNED_CLIENT_ID);
         (peer, told.expect("an assigned client identifier").1.split_off(2))
@@ -336,7 +336,7 @@ fn a_servers_disconnect_has_a_code_of_its_table_no_expiry_and_is_the_last_mqtt_3
         let [last] = &replies[..] else { panic!("one packet for {bytes:02X?}, got {replies:02X?}") };
         assert!(last.disconnect().is_some_and(|code| CODES.contains(&code)), "{last:02X?}");
         if last.body.len() > 1 {
-            let (list, rest) = crate::packets::read_properties(&last.body[1..]);
+            let (list, rest) = crate::support::packets::read_properties(&last.body[1..]);
             assert!(list.iter().all(|(id, _)| *id != SESSION_EXPIRY) && rest.is_empty(), "{list:02X?}");
         }
     }

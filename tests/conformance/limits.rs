@@ -1,8 +1,10 @@
 //! What one client may have, and what becomes of it beyond.
 
 use crate::{
-    packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack},
-    support::wire::Version,
+    support::{
+        packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack},
+        wire::Version,
+    },
     world::{BOTH, World},
 };
 

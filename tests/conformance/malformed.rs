@@ -1,8 +1,10 @@
 //! Header flags and identifiers, of what comes and of what is sent. [§2.1.3] [§2.2.1]
 
 use crate::{
-    packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack},
-    support::wire::{PINGREQ, Version, packet, subscribe, text, unsubscribe},
+    support::{
+        packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack},
+        wire::{PINGREQ, Version, packet, subscribe, text, unsubscribe},
+    },
     world::{BOTH, World},
 };
 

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use crate::{
-    packets::{
-        CONTENT_TYPE, CORRELATION_DATA, MAXIMUM_PACKET_SIZE, MESSAGE_EXPIRY, PAYLOAD_FORMAT, PUBACK, PUBCOMP,
-        PUBREC, PUBREL, Publish, REASON_STRING, RECEIVE_MAXIMUM, REQUEST_PROBLEM_INFORMATION, RESPONSE_TOPIC,
-        SUBSCRIPTION_ID, USER_PROPERTY, ack, byte, four, pair, read_properties, string, subscribe_with, two,
-        variable,
-    },
     support::{
         client::Event,
+        packets::{
+            CONTENT_TYPE, CORRELATION_DATA, MAXIMUM_PACKET_SIZE, MESSAGE_EXPIRY, PAYLOAD_FORMAT, PUBACK,
+            PUBCOMP, PUBREC, PUBREL, Publish, REASON_STRING, RECEIVE_MAXIMUM, REQUEST_PROBLEM_INFORMATION,
+            RESPONSE_TOPIC, SUBSCRIPTION_ID, USER_PROPERTY, ack, byte, four, pair, read_properties, string,
+            subscribe_with, two, variable,
+        },
         wait::SOON,
         wire::{Reply, Version, subscribe, unsubscribe},
     },
@@ -166,7 +166,7 @@ fn subscription_identifiers_that_cannot_be_close_mqtt_3_3_4_6() {
 }
 
 /// Whatever the program says of its own accord, provoked packet by packet.
-fn provoked(world: &World, hello: &crate::packets::Hello) -> Vec<Reply> {
+fn provoked(world: &World, hello: &crate::support::packets::Connect) -> Vec<Reply> {
     let mut peer = world.connect(hello);
     let mut replies = Vec::new();
     let mut source = world.peer(V5, "source");
@@ -194,7 +194,7 @@ fn provoked(world: &World, hello: &crate::packets::Hello) -> Vec<Reply> {
 }
 
 /// Everything behind the identifier, or behind the type, that is properties.
-fn properties_of(reply: &Reply) -> Vec<crate::packets::Property> {
+fn properties_of(reply: &Reply) -> Vec<crate::support::packets::Property> {
     let from = match reply.first {
         0x20 => 2,
         0x90 | 0xB0 => 2,

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 
 use crate::{
-    packets::{PUBACK, PUBREC, Publish, ack, ack_with},
-    support::wire::{VERSIONS, Version, packet, text},
+    support::{
+        packets::{PUBACK, PUBREC, Publish, ack, ack_with},
+        wire::{VERSIONS, Version, packet, text},
+    },
     world::{BOTH, World},
 };
 

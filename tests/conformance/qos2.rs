@@ -1,8 +1,10 @@
 //! QoS 2, both roles. [§4.3.3] [§4.6]
 
 use crate::{
-    packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack, ack_with},
-    support::wire::Version,
+    support::{
+        packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack, ack_with},
+        wire::Version,
+    },
     world::{BOTH, World},
 };
 

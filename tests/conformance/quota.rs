@@ -1,10 +1,12 @@
 //! Receive Maximum and Maximum Packet Size. [§4.9] [§3.1.2.11]
 
 use crate::{
-    packets::{
-        MAXIMUM_PACKET_SIZE, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, RECEIVE_MAXIMUM, ack, four, two,
+    support::{
+        packets::{
+            MAXIMUM_PACKET_SIZE, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, RECEIVE_MAXIMUM, ack, four, two,
+        },
+        wire::Version,
     },
-    support::wire::Version,
     world::{BOTH, World},
 };
 

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use crate::{
-    packets::{PUBACK, PUBREC, Publish, ack_with},
-    support::wire::Version,
+    support::{
+        packets::{PUBACK, PUBREC, Publish, ack_with},
+        wire::Version,
+    },
     world::{BOTH, Peer, World},
 };
 

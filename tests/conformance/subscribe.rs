@@ -1,8 +1,10 @@
 //! SUBSCRIBE and UNSUBSCRIBE. [§3.8] to [§3.11]
 
 use crate::{
-    packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, ack},
-    support::wire::{PINGREQ, VERSIONS, Version, packet, subscribe, text},
+    support::{
+        packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, ack},
+        wire::{PINGREQ, VERSIONS, Version, packet, subscribe, text},
+    },
     world::{BOTH, World},
 };
 
@@ -152,7 +154,7 @@ fn with_no_local_a_client_does_not_get_its_own_messages_mqtt_3_8_3_3_of_5_0() {
     peer.takes("another's");
     // Another subscription of the same client that is not so shy still gets it, once.
     assert_eq!(peer.subscribe(&[("local/+", 0)]), [0]);
-    peer.sends(&crate::packets::Publish::new("local/a", "mine"));
+    peer.sends(&crate::support::packets::Publish::new("local/a", "mine"));
     peer.takes("mine");
     peer.hears_nothing();
 }

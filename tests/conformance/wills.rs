@@ -1,8 +1,10 @@
 //! Wills. [§3.1.2.5] [§3.14.4]
 
 use crate::{
-    packets::{CONTENT_TYPE, MESSAGE_EXPIRY, PAYLOAD_FORMAT, Publish, byte, four, pair, string},
-    support::wire::{PINGREQ, Version},
+    support::{
+        packets::{CONTENT_TYPE, MESSAGE_EXPIRY, PAYLOAD_FORMAT, Publish, byte, four, pair, string},
+        wire::{PINGREQ, Version},
+    },
     world::{BOTH, Peer, World},
 };
 

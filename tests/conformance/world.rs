@@ -2,20 +2,34 @@
 
 use std::{env, net::SocketAddr, time::Duration};
 
-use crate::{
-    packets::{Hello, PUBACK, PUBCOMP, PUBREC, PUBREL, Property, Publish, ack, read_properties},
-    support::{
-        broker::{Broker, Setup},
-        client::{Client, Event},
-        wait::SOON,
-        wire::{PINGREQ, Reply, Version, subscribe, unsubscribe},
-    },
+use crate::support::{
+    broker::{Broker, Setup},
+    client::{Client, Event},
+    packets::{Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Property, Publish, ack, read_properties},
+    wait::SOON,
+    wire::{PINGREQ, Reply, Version, subscribe, unsubscribe},
 };
 
 use Version::{V5, V311};
 
 /// The versions that most rules are tested in.
 pub const BOTH: [Version; 2] = [V311, V5];
+
+/// What lies between two connections of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// Nothing else.
+    Reconnect,
+    /// A clean end and a new start of the broker.
+    Stop,
+    /// The broker's sudden death and a new start.
+    Kill,
+}
+
+/// Every gap in every version.
+pub fn gaps() -> impl Iterator<Item = (Version, Gap)> {
+    BOTH.into_iter().flat_map(|version| [Gap::Reconnect, Gap::Stop, Gap::Kill].map(|gap| (version, gap)))
+}
 
 /// Where peers connect.
 pub struct World {
@@ -29,7 +43,8 @@ pub struct World {
 pub struct Peer {
     /// The bytes below.
     pub client: Client,
-    version: Version,
+    pub version: Version,
+    is_durable: bool,
     last_id: u16,
     /// What let it in.
     pub connack: Reply,
@@ -47,7 +62,8 @@ impl World {
             let address = address.parse().expect("CONFORMANCE_ADDRESS is an address and a port");
             return Self { broker: None, address, token: "anybody".to_owned() };
         }
-        let setup = setup.limit("connections_per_device", 100).limit("refusals_per_address", 100_000);
+        let setup =
+            setup.limit("connections_per_device", 100).limit("refusals_per_address", 100_000).hurried();
         let token = setup.home().must(&["client", "add", "peers"]).trim_end().to_owned();
         let broker = setup.start();
         Self { address: broker.plain(), broker: Some(broker), token }
@@ -64,17 +80,66 @@ impl World {
     }
 
     /// A CONNECT with the world's token.
-    pub fn hello(&self, version: Version, client_id: &str) -> Hello {
-        Hello::new(version, client_id, &self.token)
+    pub fn hello(&self, version: Version, client_id: &str) -> Connect {
+        Connect::new(version, client_id).user(&self.token)
     }
 
     /// Sends a CONNECT that must let in.
-    pub fn connect(&self, hello: &Hello) -> Peer {
+    pub fn connect(&self, hello: &Connect) -> Peer {
         let mut client = self.dial();
         client.send(&hello.bytes());
         let connack = client.packet();
         assert_eq!(connack.connack(), Some(0), "it is let in, got {connack:02X?}");
-        Peer { client, version: hello.version, last_id: 0, connack }
+        Peer { client, version: hello.version, is_durable: !hello.clean, last_id: 0, connack }
+    }
+
+    /// A CONNECT for a session that outlives its connection, new or gone on with.
+    pub fn durable(&self, version: Version, client_id: &str) -> Connect {
+        self.hello(version, client_id).durable()
+    }
+
+    /// Sends a CONNECT that must find a session, or must find none.
+    #[track_caller]
+    pub fn connect_finding(&self, hello: &Connect, present: bool) -> Peer {
+        let peer = self.connect(hello);
+        assert_eq!(peer.connack.body[0], u8::from(present), "session present [MQTT-3.2.2-2]");
+        peer
+    }
+
+    /// A new session that outlives its connection.
+    #[track_caller]
+    pub fn settle(&self, version: Version, client_id: &str) -> Peer {
+        if self.broker.is_none() {
+            // Another broker than ours lives longer than one test.
+            self.peer(version, client_id).leave();
+        }
+        self.connect_finding(&self.durable(version, client_id), false)
+    }
+
+    /// A new session that outlives its connection, with a subscription.
+    #[track_caller]
+    pub fn settle_on(&self, version: Version, client_id: &str, filter: &str, qos: u8) -> Peer {
+        let mut peer = self.settle(version, client_id);
+        assert_eq!(peer.subscribe(&[(filter, qos)]), [qos], "{filter} is granted");
+        peer
+    }
+
+    /// The client is back, and its session is there.
+    #[track_caller]
+    pub fn resume(&self, version: Version, client_id: &str) -> Peer {
+        self.connect_finding(&self.durable(version, client_id), true)
+    }
+
+    /// Lets happen what lies between two connections; another broker than ours is left running.
+    pub fn pass(&mut self, gap: Gap) {
+        let Some(broker) = self.broker.as_mut() else { return };
+        match gap {
+            Gap::Reconnect => return,
+            Gap::Stop => broker.stop(),
+            Gap::Kill => broker.kill9(),
+        }
+        broker.restart();
+        self.address = broker.plain();
     }
 
     /// A peer with a clean session.
@@ -135,6 +200,14 @@ impl Peer {
         message
     }
 
+    /// Takes the next message and gives its payload.
+    #[track_caller]
+    pub fn message_taken(&mut self) -> String {
+        let message = self.message();
+        self.accept(&message);
+        message.told().1.to_owned()
+    }
+
     /// Says what ends the exchange of a PUBLISH.
     #[track_caller]
     pub fn accept(&mut self, message: &Publish) {
@@ -158,13 +231,19 @@ impl Peer {
     /// Publishes to the end of the exchange, which must go well.
     #[track_caller]
     pub fn publish(&mut self, topic: &str, qos: u8, payload: &str) {
+        self.publish_whole(Publish::new(topic, payload), qos);
+    }
+
+    /// The same for a message that is more than topic and payload.
+    #[track_caller]
+    pub fn publish_whole(&mut self, message: Publish, qos: u8) {
         let id = if qos > 0 { self.fresh_id() } else { 0 };
-        self.sends(&Publish::new(topic, payload).qos(qos, id));
+        self.sends(&message.qos(qos, id));
         match qos {
             0 => {}
-            1 => assert!(self.acked(PUBACK, id) < 0x80, "{topic} may be published to"),
+            1 => assert!(self.acked(PUBACK, id) < 0x80, "it may be published"),
             _ => {
-                assert!(self.acked(PUBREC, id) < 0x80, "{topic} may be published to");
+                assert!(self.acked(PUBREC, id) < 0x80, "it may be published");
                 self.send(&ack(PUBREL, id));
                 assert_eq!(self.acked(PUBCOMP, id), 0);
             }
@@ -211,6 +290,10 @@ impl Peer {
     /// Nothing has come, and the connection lives.
     #[track_caller]
     pub fn hears_nothing(&mut self) {
+        if self.is_durable {
+            // What is held until it is on disk comes before this is answered.
+            self.publish("to/nobody", 1, "");
+        }
         self.send(&PINGREQ);
         self.gets(&[0xD0, 0x00]);
     }
@@ -252,10 +335,46 @@ impl Peer {
 
     /// The value of a numeric property of its CONNACK.
     pub fn told_in_connack(&self, id: u8) -> Option<u32> {
-        self.connack_properties()
-            .iter()
-            .find(|(found, _)| *found == id)
-            .map(|(_, value)| value.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+        self.connack.connack_property(id)
+    }
+
+    /// Ends the connection without a DISCONNECT, and waits until the broker has noticed.
+    pub fn vanish(mut self) {
+        self.client.finish_sending();
+        self.client.until_closed(SOON);
+    }
+
+    /// Takes messages, however many come at once, and completes the exchange of each, until `is_enough`.
+    #[track_caller]
+    pub fn collect(&mut self, mut is_enough: impl FnMut(&[Publish]) -> bool) -> Vec<Publish> {
+        let (mut messages, mut unreleased) = (Vec::new(), 0);
+        while !is_enough(&messages) || unreleased > 0 {
+            let reply = self.client.packet();
+            if let Some(message) = Publish::read(self.version, &reply) {
+                match message.qos {
+                    0 => {}
+                    1 => self.send(&ack(PUBACK, message.id)),
+                    _ => self.send(&ack(PUBREC, message.id)),
+                }
+                unreleased += usize::from(message.qos == 2);
+                messages.push(message);
+            } else {
+                assert_eq!(reply.first, PUBREL, "a PUBLISH or PUBREL, got {reply:02X?}");
+                self.send(&[&[PUBCOMP, 2][..], &reply.body[..2]].concat());
+                unreleased -= 1;
+            }
+        }
+        messages
+    }
+
+    /// Takes exactly the messages of these payloads, in this order, and nothing more.
+    #[track_caller]
+    pub fn takes_all(&mut self, payloads: &[&str]) -> Vec<Publish> {
+        let messages = self.collect(|messages| messages.len() >= payloads.len());
+        let told: Vec<&str> = messages.iter().map(|message| message.told().1).collect();
+        assert_eq!(told, payloads);
+        self.hears_nothing();
+        messages
     }
 
     /// DISCONNECT, and waits for the end.
@@ -263,15 +382,5 @@ impl Peer {
         self.send(&[0xE0, 0x00]);
         let last = self.client.until_closed(SOON);
         assert_eq!(last, [], "nothing follows a DISCONNECT");
-    }
-}
-
-impl Peer {
-    /// Takes the next message and gives its payload.
-    #[track_caller]
-    pub fn message_taken(&mut self) -> String {
-        let message = self.message();
-        self.accept(&message);
-        message.told().1.to_owned()
     }
 }

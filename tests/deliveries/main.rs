@@ -7,9 +7,11 @@
 #[allow(dead_code, reason = "each test binary uses its own part of the support")]
 #[path = "../support/chance.rs"]
 mod chance;
-mod client;
 #[path = "../support/durable_model.rs"]
 mod durable_model;
+#[allow(dead_code, reason = "each test binary uses its own part of the support")]
+#[path = "../support/session_half.rs"]
+mod session_half;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -27,12 +29,25 @@ use forebay::{
 };
 
 use chance::Chance;
-use client::Client;
 use durable_model::DurableModel;
+use session_half::{Heard, Message, SessionHalf, Terms};
 
 const RUNS: u64 = 300;
 const STEPS: u64 = 600;
 const MESSAGES_MAX: usize = 60;
+const TOPIC: &str = "hall/lamp";
+
+/// One client, connected or not.
+#[derive(Debug)]
+struct Client {
+    /// The connection it has.
+    conn: Option<ConnId>,
+    half: SessionHalf,
+    /// With which QoS it subscribes, if it does.
+    subscribes: Option<u8>,
+    /// The messages it got, in order.
+    got: Vec<String>,
+}
 
 /// The broker, its disk, and everybody who is connected to it.
 struct World {
@@ -82,6 +97,33 @@ fn limits() -> Limits {
     limits
 }
 
+impl Client {
+    /// What was on the way is lost; what the session remembers is not.
+    fn lose_connection(&mut self) {
+        self.conn = None;
+        self.half.lose_connection();
+    }
+
+    /// Takes bytes from the broker.
+    fn take(&mut self, bytes: &[u8]) {
+        let was_subscribed = self.half.is_subscribed();
+        for heard in self.half.take(bytes).unwrap_or_else(|words| panic!("{words}")) {
+            match heard {
+                Heard::LetIn { session_present, .. } => assert!(
+                    session_present || !was_subscribed,
+                    "a session that was acknowledged is not there [MQTT-3.2.2-2]"
+                ),
+                Heard::Refused(reason) => panic!("refused: {reason}"),
+                Heard::Message(message) => {
+                    assert_eq!(message.topic, TOPIC);
+                    self.got.push(message.text);
+                }
+                Heard::Subscribed | Heard::Taken(_) | Heard::Pong | Heard::Goodbye(_) => {}
+            }
+        }
+    }
+}
+
 impl World {
     fn new(chance: &mut Chance) -> Self {
         let now = Now { mono: Mono(1_000_000_000), wall: Wall(1_790_000_000_000) };
@@ -89,7 +131,16 @@ impl World {
         let versions = [ProtocolVersion::V311, ProtocolVersion::V5];
         let clients = (0..4).map(|n| {
             let subscribes = (n >= 2).then(|| 1 + chance.below(2) as u8);
-            Client::new(format!("client{n}"), versions[chance.below(2) as usize], subscribes)
+            let terms = Terms {
+                version: versions[chance.below(2) as usize],
+                client_id: format!("client{n}"),
+                token: "TOKEN".to_owned(),
+                keep_alive_s: 600,
+                expiry_s: 100_000,
+                filters: subscribes.map(|qos| ("hall/+".to_owned(), qos)).into_iter().collect(),
+                in_flight_max: 3,
+            };
+            Client { conn: None, half: SessionHalf::new(terms), subscribes, got: Vec::new() }
         });
         Self {
             broker: broker(limits(), &disk, now),
@@ -124,18 +175,21 @@ impl World {
         self.next_slot += 1;
         let conn = ConnId { slot: self.next_slot, epoch: 1 };
         self.broker.handle_connected(conn, IpAddr::V4(Ipv4Addr::LOCALHOST), self.now);
-        self.clients[who].connect(conn);
+        let client = &mut self.clients[who];
+        client.conn = Some(conn);
+        client.half.connect(false, None);
     }
 
     fn publish(&mut self, who: usize, chance: &mut Chance) {
-        if who >= 2 || self.published.len() >= MESSAGES_MAX || !self.clients[who].may_publish() {
+        if who >= 2 || self.published.len() >= MESSAGES_MAX || !self.clients[who].half.may_publish() {
             return;
         }
         let text = format!("message {} of {who}", self.published.len());
         let qos = 1 + chance.below(2) as u8;
-        let wanted = |(n, client): (usize, &Client)| client.is_subscribed().then_some(n);
+        let wanted = |(n, client): (usize, &Client)| client.half.is_subscribed().then_some(n);
         let wanted_by = self.clients.iter().enumerate().filter_map(wanted).collect();
-        self.clients[who].publish(&text, qos);
+        let message = Message { topic: TOPIC.to_owned(), text: text.clone(), qos, retain: false };
+        self.clients[who].half.publish(message);
         self.published.push(Published { text, publisher: who, qos, wanted_by });
     }
 
@@ -143,7 +197,7 @@ impl World {
     fn deliver(&mut self, who: usize, at_most: usize) {
         let Some(conn) = self.clients[who].conn else { return };
         if self.broker.wants_bytes(conn) {
-            let bytes = self.clients[who].say_up_to(at_most);
+            let bytes = self.clients[who].half.say_up_to(at_most);
             self.broker.handle_bytes(conn, &bytes, self.now);
         }
     }
@@ -231,7 +285,7 @@ impl World {
 
     fn check(&self) {
         for (n, client) in self.clients.iter().enumerate() {
-            assert!(client.is_done(), "client{n} still waits for an answer: {client:?}");
+            assert!(client.half.is_done(), "client{n} still waits for an answer: {client:?}");
             for publisher in 0..2 {
                 for qos in [1, 2] {
                     self.check_order(n, publisher, qos);

@@ -12,9 +12,10 @@ use crate::support::{
     broker::{Broker, Setup},
     client::{Client, Event, tls_config},
     home::{Device, Home},
+    packets::Connect,
     process,
     wait::{SOON, until_true},
-    wire::{Connect, Version},
+    wire::Version,
 };
 
 use Version::V311;

@@ -9,9 +9,10 @@ use crate::support::{
     broker::{Broker, Setup},
     client::{Client, Event},
     home::{Device, stderr, stdout},
+    packets::{Connect, Publish},
     process,
     wait::{SOON, WITHIN_A_SECOND, until_true},
-    wire::{Connect, TELEMETRY, VERSIONS, Version, publish},
+    wire::{TELEMETRY, VERSIONS, Version, publish},
 };
 
 use Version::{V5, V31, V311};
@@ -397,11 +398,14 @@ fn a_will_outside_the_devices_rights_is_refused_at_connect() {
     let device = broker.add_device("pump");
     for topic in ["$SYS/broker", "$CONTROL/x", "v1/gateway/telemetry", "some/other/topic"] {
         for (version, code) in [(V311, 5), (V5, 0x87)] {
-            let connect = Connect::new(version, "meter").user(&device.token).will(topic, "{}", 0);
+            let connect =
+                Connect::new(version, "meter").user(&device.token).will(Publish::new(topic, "{}").qos(0, 0));
             assert_eq!(answer(&broker, version, &connect), code, "will to {topic} in {version:?}");
         }
     }
-    let allowed = Connect::new(V311, "meter").user(&device.token).will(TELEMETRY, r#"{"gone":1}"#, 1);
+    let allowed = Connect::new(V311, "meter")
+        .user(&device.token)
+        .will(Publish::new(TELEMETRY, r#"{"gone":1}"#).qos(1, 0));
     assert_eq!(answer(&broker, V311, &allowed), 0, "a will of telemetry is within them");
 }
 

@@ -12,9 +12,10 @@ use crate::support::{
     client::{Client, Event},
     home::{Device, clean_command, program, stderr, stdout},
     namespace::{Kind, enter, enter_new},
+    packets::Connect,
     tracer::Tracer,
     wait::{SOON, until},
-    wire::{Connect, TELEMETRY, Version, publish},
+    wire::{TELEMETRY, Version, publish},
 };
 
 use Version::{V5, V311};

@@ -3,7 +3,8 @@
 use crate::support::{
     broker::{Broker, Setup},
     client::Client,
-    wire::{Connect, VERSIONS, Version, publish, subscribe},
+    packets::Connect,
+    wire::{VERSIONS, Version, publish, subscribe},
 };
 
 use Version::{V5, V31, V311};
@@ -18,7 +19,7 @@ fn start() -> (Broker, String) {
 /// A client that finds its session again; gives back whether the broker says that it has one.
 fn connect(broker: &Broker, version: Version, token: &str) -> (Client, bool) {
     let mut client = Client::dial(broker.plain());
-    let connack = client.ask_in(version, &Connect::new(version, "panel").user(token).keep_session());
+    let connack = client.ask_in(version, &Connect::new(version, "panel").user(token).durable());
     assert_eq!(connack.connack(), Some(0), "{version:?} is let in: {connack:02X?}");
     (client, connack.body[0] == 1)
 }

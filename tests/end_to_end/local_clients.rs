@@ -6,8 +6,9 @@ use crate::support::{
     broker::Broker,
     client::{Client, Event},
     home::{Home, stderr},
+    packets::Connect,
     wait::WITHIN_A_SECOND,
-    wire::{Connect, Version},
+    wire::Version,
 };
 
 fn answer(broker: &Broker, token: &str) -> u8 {

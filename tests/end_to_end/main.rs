@@ -16,6 +16,7 @@ mod not_offered;
 mod payloads;
 mod quarantine;
 mod quickstart;
+mod rates;
 mod secrets;
 mod sessions;
 mod status;

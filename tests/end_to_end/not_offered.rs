@@ -2,6 +2,7 @@
 
 use crate::support::{
     broker::Broker,
+    client::Client,
     wire::{TELEMETRY, VERSIONS, Version, publish, subscribe, unsubscribe},
 };
 
@@ -51,6 +52,16 @@ fn an_unsubscribe_is_answered_even_if_there_was_no_subscription() {
         assert_eq!(unsuback.first, 0xB0, "[MQTT-3.10.4-4]");
         let expected: &[u8] = if version == V5 { &[0x11, 0x11] } else { &[] };
         assert_eq!(unsuback.codes(version, 9), Some(expected), "{version:?}");
+    }
+}
+
+#[test]
+fn version_5_is_told_of_nothing_that_is_not_served() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    let connack = Client::dial(broker.plain()).connect(V5, "meter", &device.token);
+    for absent in [0x24, 0x25, 0x28, 0x29, 0x2A] {
+        assert_eq!(connack.connack_property(absent), None, "Maximum QoS, Retain Available and the like");
     }
 }
 

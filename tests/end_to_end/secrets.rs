@@ -5,8 +5,9 @@ use std::fs;
 use crate::support::{
     broker::Setup,
     client::Client,
+    packets::Connect,
     wait::{SOON, until_true},
-    wire::{Connect, TELEMETRY, VERSIONS, Version, packet},
+    wire::{TELEMETRY, VERSIONS, Version, packet},
 };
 
 use Version::V311;

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::support::{
     broker::{Broker, Setup},
     client::{Client, Event},
+    packets::Connect,
     wait::{SOON, WITHIN_A_SECOND},
-    wire::{Connect, PINGREQ, Reply, TELEMETRY, VERSIONS, Version, packet, publish},
+    wire::{PINGREQ, Reply, TELEMETRY, VERSIONS, Version, packet, publish},
 };
 
 use Version::{V5, V311};
@@ -164,4 +165,16 @@ fn a_v5_client_that_exceeds_the_receive_maximum_is_closed_with_0x93() {
     assert_eq!(replies.last().and_then(Reply::disconnect), Some(0x93), "[MQTT-3.3.4-7] {replies:?}");
     let acked = replies.iter().filter(|reply| reply.puback().is_some()).count();
     assert!(broker.telemetry().len() >= acked, "what was acknowledged is stored");
+}
+
+#[test]
+fn a_devices_session_outlives_its_connection_if_it_asks_and_not_otherwise() {
+    let broker = Broker::start();
+    let device = broker.add_device("pump");
+    for version in [V311, V5] {
+        let present = |connect: Connect| Client::dial(broker.plain()).ask_in(version, &connect).body[0];
+        let clean = || Connect::new(version, format!("{version:?}")).user(&device.token);
+        let kept = || clean().durable();
+        assert_eq!([kept(), kept(), clean(), kept()].map(present), [0, 1, 0, 0], "[MQTT-3.2.2-2]");
+    }
 }

@@ -16,10 +16,11 @@ use crate::support::{
     client::{Client, Event},
     home::{Device, Home, stderr},
     namespace::skip,
+    packets::Connect,
     process::installed,
     relay::Relay,
     wait::{SOON, until, until_true},
-    wire::{Connect, TELEMETRY, Version, subscribe},
+    wire::{TELEMETRY, Version, subscribe},
 };
 
 use Version::{V5, V311};

@@ -5,10 +5,9 @@ use crate::{
         broker::Setup,
         chance::Chance,
         client::{Client, Event},
+        packets::{Connect, Publish},
         wait::SOON,
-        wire::{
-            Connect, PINGREQ, Reply, TELEMETRY, VERSIONS, Version, packet, publish, subscribe, unsubscribe,
-        },
+        wire::{PINGREQ, Reply, TELEMETRY, VERSIONS, Version, packet, publish, subscribe, unsubscribe},
     },
     table::{Mine, Sender},
 };
@@ -18,7 +17,10 @@ use Version::V5;
 
 /// A CONNECT with all there can be in one.
 fn full_connect(version: Version, token: &str) -> Vec<u8> {
-    let connect = Connect::new(version, "mallory").user(token).password("secret").will(TELEMETRY, "{w:1}", 1);
+    let connect = Connect::new(version, "mallory")
+        .user(token)
+        .password("secret")
+        .will(Publish::new(TELEMETRY, "{w:1}").qos(1, 0));
     let connect = if version == V5 { connect.properties(&[0x11, 0, 0, 0, 0, 0x21, 0, 9]) } else { connect };
     connect.bytes()
 }

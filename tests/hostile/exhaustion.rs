@@ -10,9 +10,10 @@ use crate::{
     support::{
         broker::{Broker, Setup},
         client::{Client, Event},
+        packets::Connect,
         process,
         wait::{SOON, until, until_true},
-        wire::{Connect, PINGREQ, TELEMETRY, Version, packet, publish},
+        wire::{PINGREQ, TELEMETRY, Version, packet, publish},
     },
     table::{Mine, Sender},
 };

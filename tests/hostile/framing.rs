@@ -1,8 +1,9 @@
 //! A1: fixed headers, lengths, packets in the wrong place.
 
 use crate::{
-    support::wire::{
-        Connect, PINGREQ, TELEMETRY, VERSIONS, Version, packet, publish, subscribe, text, unsubscribe,
+    support::{
+        packets::{Connect, Publish},
+        wire::{PINGREQ, TELEMETRY, VERSIONS, Version, packet, publish, subscribe, text, unsubscribe},
     },
     table::{
         Expect::{Closed, Left, Refused, Told, TurnedAway},
@@ -237,7 +238,12 @@ fn quality_and_identifiers_out_of_range() {
                 Closed,
             ),
             row("C-06 PUBACK with packet id 0", Online(version), packet(0x40, &[0, 0]), Closed),
-            row("A-22 will with QoS 3", Stranger, connect(version).will("a", "x", 3).bytes(), TurnedAway),
+            row(
+                "A-22 will with QoS 3",
+                Stranger,
+                connect(version).will(Publish::new("a", "x").qos(3, 0)).bytes(),
+                TurnedAway,
+            ),
         ]);
         let plain = connect(version);
         let with = |flags: u8| packet(0x10, &plain.body_with_flags(flags));

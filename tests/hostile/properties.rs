@@ -1,7 +1,10 @@
 //! A3: the properties of MQTT 5, each where it may not be, twice, or with a value it cannot have.
 
 use crate::{
-    support::wire::{Connect, TELEMETRY, Version, packet, properties, text},
+    support::{
+        packets::Connect,
+        wire::{TELEMETRY, Version, packet, properties, text},
+    },
     table::{
         Expect::{Closed, Told, TurnedAway},
         Row, Sender,

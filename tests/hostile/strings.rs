@@ -1,8 +1,9 @@
 //! A2: text that is none, topics and filters that cannot be.
 
 use crate::{
-    support::wire::{
-        Connect, TELEMETRY, VERSIONS, Version, packet, properties, publish, subscribe, text, unsubscribe,
+    support::{
+        packets::{Connect, Publish},
+        wire::{TELEMETRY, VERSIONS, Version, packet, properties, publish, subscribe, text, unsubscribe},
     },
     table::{
         Expect::{Answered, Closed, NotSubscribed, Told, TurnedAway},
@@ -46,7 +47,12 @@ fn bytes_that_are_no_text_in_every_field_that_must_be_text() {
                 row(field("filter to end"), Online(version), packet(0xA2, &filter), Closed),
                 row(field("client id"), Stranger, Connect::new(version, bytes).user("x").bytes(), TurnedAway),
                 row(field("user name"), Stranger, Connect::new(version, "m").user(bytes).bytes(), TurnedAway),
-                row(field("will topic"), Stranger, connect.will(bytes, "x", 0).bytes(), TurnedAway),
+                row(
+                    field("will topic"),
+                    Stranger,
+                    connect.will(Publish::new(bytes, "x").qos(0, 0)).bytes(),
+                    TurnedAway,
+                ),
             ]);
         }
     }
@@ -71,7 +77,8 @@ fn topics_that_cannot_be() {
         ] {
             rows.push(row(name, Online(version), publish(version, &topic, 1, 1, "{a:1}"), Closed));
             if topic.len() < 3000 {
-                let connect = Connect::new(version, "mallory").user("x").will(&topic, "x", 0);
+                let connect =
+                    Connect::new(version, "mallory").user("x").will(Publish::new(&topic, "x").qos(0, 0));
                 rows.push(row(format!("{name}, of a will"), Stranger, connect.bytes(), TurnedAway));
             }
         }

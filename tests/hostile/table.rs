@@ -6,9 +6,10 @@ use crate::support::{
     broker::{Broker, Setup},
     client::{Client, Event},
     home::Device,
+    packets::Connect,
     process,
     wait::{SOON, until_true},
-    wire::{Connect, Reply, Version},
+    wire::{Reply, Version},
 };
 
 use Expect::{Answered, Closed, Left, NotSubscribed, Refused, Told, TurnedAway};
@@ -81,9 +82,9 @@ pub struct Mine {
 }
 
 impl Mine {
-    /// A broker that does not slow down who is refused often: that has tests of its own.
+    /// A broker that does not slow down who is refused often, or comes often: that has tests of its own.
     pub fn open(setup: Setup) -> Self {
-        let broker = setup.limit("refusals_per_address", 1_000_000).start();
+        let broker = setup.hurried().limit("refusals_per_address", 1_000_000).start();
         let device = broker.add_device("mallory");
         let tweety = broker.add_device("canary");
         // Buffers that are made once are made before the baseline is taken.

@@ -11,8 +11,9 @@ use crate::{
     support::{
         broker::Setup,
         client::{Client, Event, tls_config, trusting},
+        packets::Connect,
         wait::{SOON, until_true},
-        wire::{Connect, Version},
+        wire::Version,
     },
     table::Mine,
 };

@@ -8,6 +8,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod exchanges;
+
 use std::time::{Duration, Instant};
 
 use support::{

@@ -1,6 +1,7 @@
 //! A running broker: started on free ports, watched through its standard error, ended with the test.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs,
     io::{BufRead, BufReader},
@@ -27,7 +28,7 @@ use super::{
 pub struct Setup {
     home: Home,
     settings: String,
-    limits: String,
+    limits: BTreeMap<String, u32>,
     tls: bool,
     environment: Vec<(OsString, OsString)>,
     wrapper: Vec<OsString>,
@@ -51,7 +52,7 @@ impl Setup {
         Self {
             home: Home::new(),
             settings: String::new(),
-            limits: String::new(),
+            limits: BTreeMap::new(),
             tls: false,
             environment: Vec::new(),
             wrapper: Vec::new(),
@@ -60,7 +61,7 @@ impl Setup {
 
     /// Moves a knob of `[limits]`.
     pub fn limit(mut self, name: &str, value: u32) -> Self {
-        self.limits.push_str(&format!("{name} = {value}\n"));
+        self.limits.insert(name.to_owned(), value);
         self
     }
 
@@ -70,11 +71,18 @@ impl Setup {
         self
     }
 
-    /// Room for a load test: `connections` at once, all from one address, any number still unauthenticated.
+    /// Room for a load test: `connections` at once, all from one address, any number still unauthenticated, as fast as
+    /// they like.
     pub fn roomy(self, connections: u32) -> Self {
         self.limit("connections", connections)
             .limit("connections_per_address", connections)
             .limit("connections_unauthenticated", connections)
+            .hurried()
+    }
+
+    /// Connections as fast as they come, for tests of something else.
+    pub fn hurried(self) -> Self {
+        self.limit("connects_per_address_per_min", 0).limit("connects_per_identity_per_min", 0)
     }
 
     /// Listens with TLS as well.
@@ -128,7 +136,8 @@ impl Setup {
 
     fn spawn(&self) -> (Child, Arc<Mutex<Vec<String>>>) {
         let config = self.home.path().join("forebay.toml");
-        fs::write(&config, format!("{}[limits]\n{}", self.settings, self.limits))
+        let limits: String = self.limits.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        fs::write(&config, format!("{}[limits]\n{limits}", self.settings))
             .expect("the configuration is written");
         let mut words = self.wrapper.clone();
         words.push(program().into());

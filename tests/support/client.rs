@@ -14,8 +14,9 @@ use rustls::{
 };
 
 use super::{
+    packets::Connect,
     wait::{SOON, WITHIN_A_SECOND},
-    wire::{Connect, PINGREQ, Reply, TELEMETRY, Version, publish},
+    wire::{PINGREQ, Reply, TELEMETRY, Version, publish},
 };
 
 /// What came from the broker within the time given.

@@ -12,7 +12,10 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 
-use super::wire::{Connect, Reply, TELEMETRY, Version, publish};
+use super::{
+    packets::Connect,
+    wire::{Reply, TELEMETRY, Version, publish},
+};
 
 /// What the messages say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ pub mod client;
 pub mod fleet;
 pub mod home;
 pub mod namespace;
+pub mod packets;
 pub mod process;
 pub mod relay;
 pub mod tracer;

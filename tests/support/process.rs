@@ -30,6 +30,16 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     field(11) + field(12)
 }
 
+/// Nanoseconds its threads have spent on the processor; in steps of a tick where the kernel counts no finer.
+pub fn cpu_nanoseconds(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is alive");
+    let spent = threads.map(|thread| {
+        let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    spent.sum::<Option<u64>>().unwrap_or_else(|| cpu_ticks(pid) * (1_000_000_000 / TICKS_PER_SECOND))
+}
+
 /// Sends a signal.
 pub fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid fits")).expect("a pid is not zero");

@@ -38,6 +38,8 @@ pub struct Manners {
     pub poison: OnPoison,
     /// Takes nothing at all: each message is treated as poison.
     pub takes_nothing: bool,
+    /// Answers every message of telemetry with this, and takes none.
+    pub refuses_with: Option<ReasonCode>,
     /// Acknowledges telemetry at all.
     pub acknowledges: bool,
     /// Of a hundred PUBACKs, how many are swallowed, and how many come twice.
@@ -95,6 +97,7 @@ impl Manners {
             tells_limits: true,
             poison: OnPoison::Says,
             takes_nothing: false,
+            refuses_with: None,
             acknowledges: true,
             acks_swallowed: 0,
             acks_doubled: 0,
@@ -385,6 +388,10 @@ impl Hub {
                 OnPoison::Says | OnPoison::Closes => reaction.closes = true,
             }
             return;
+        }
+        if let Some(reason) = self.manners.refuses_with {
+            self.refusals += 1;
+            return self.acknowledge(packet_id, reason, version, reaction);
         }
         let points = readings.iter().map(|reading| reading.values.matches(':').count() as u32).sum();
         if !self.takes_at_this_rate(points, now) {

@@ -1,6 +1,9 @@
 //! What hubs ask for, and what they do to those who do not listen.
 
-use forebay::uplink::{RateTexts, State};
+use forebay::{
+    mqtt::{Disconnect, Packet, Properties, ProtocolVersion, ReasonCode, encode},
+    uplink::{RateTexts, State},
+};
 
 use crate::{
     hub::{HubRate, Manners, TooMuch, Version5},
@@ -130,4 +133,57 @@ fn a_hub_that_never_acknowledges_is_told_of_in_words_and_has_nothing_settled() {
     world.hub.manners.acknowledges = true;
     world.drain(900 * SECOND);
     assert_eq!(world.uplink.status(world.now).state, State::UpToDate);
+}
+
+#[test]
+fn a_topic_we_may_not_publish_to_is_an_alarm_and_no_reading_is_to_blame() {
+    for reason in [ReasonCode::NotAuthorized, ReasonCode::TopicNameInvalid] {
+        let manners = Manners { refuses_with: Some(reason), ..Manners::good() };
+        let mut world = World::new(10, settings(), manners);
+        world.store_many(&TEN, 500);
+        world.run(3600 * SECOND);
+        let status = world.uplink.status(world.now);
+        assert_eq!((status.state, status.rejected, status.suspected), (State::Refused, 0, 0));
+        assert!(status.alarm.expect("people must act").contains("gateway"));
+        assert!(world.hub.refusals < 300, "{} refusals", world.hub.refusals);
+        world.hub.manners.refuses_with = None;
+        world.drain(400 * SECOND);
+        assert_eq!(world.uplink.status(world.now).alarm, None);
+    }
+}
+
+#[test]
+fn a_hub_out_of_quota_gets_everything_later_and_no_reading_is_to_blame() {
+    for reason in [ReasonCode::QuotaExceeded, ReasonCode::UnspecifiedError] {
+        let manners = Manners { refuses_with: Some(reason), tells_limits: false, ..Manners::good() };
+        let mut world = World::new(11, settings(), manners);
+        world.store_many(&TEN, 500);
+        world.run(1200 * SECOND);
+        assert!(world.hub.refusals < 200, "{} refusals", world.hub.refusals);
+        world.hub.manners.refuses_with = None;
+        world.drain(3600 * SECOND);
+        assert!(world.rejected.is_empty(), "{reason}");
+    }
+}
+
+#[test]
+fn another_client_in_our_place_is_told_of_and_not_fought() {
+    let mut world = World::new(12, settings(), Manners::good());
+    for _ in 0..20 {
+        assert!(
+            world.run_until(60 * SECOND, |world| world.uplink.status(world.now).state == State::UpToDate)
+        );
+        world.store("pump");
+        world.drain(SECOND);
+        let (reason, properties) = (ReasonCode::SessionTakenOver, Properties::EMPTY);
+        let mut bytes = Vec::new();
+        let disconnect = Packet::Disconnect(Disconnect { reason, properties });
+        encode(&disconnect, ProtocolVersion::V5, &mut bytes).expect("small");
+        world.uplink.handle_bytes(&bytes, world.now);
+        world.serve();
+        let (words, _) = world.uplink.status(world.now).last_error.expect("told");
+        assert!(words.contains("another client"), "{words}");
+    }
+    let seconds = world.now.mono.0 / 1_000_000;
+    assert!(seconds > 19 * 24, "no sooner than every 24 s: {seconds} s");
 }

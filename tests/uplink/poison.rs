@@ -42,8 +42,7 @@ fn poison_the_hub_closes_on_is_found_and_rejected_and_all_else_arrives() {
         for poison in [OnPoison::Closes, OnPoison::Says, OnPoison::Hangs] {
             let manners = Manners { version_5, poison, ..Manners::good() };
             let mut world = world_with_poison(2, manners);
-            world.drain(3 * 3600 * SECOND);
-            world.run(10 * SECOND);
+            world.live_and_drain(&["a", "b", "c"]);
             assert_eq!(
                 world.rejected.keys().copied().collect::<Vec<_>>(),
                 [901, 1202, 1203],
@@ -58,8 +57,7 @@ fn poison_the_hub_closes_on_is_found_and_rejected_and_all_else_arrives() {
 fn poison_is_found_as_well_when_the_hub_does_not_tell_its_rates() {
     let manners = Manners { poison: OnPoison::Closes, tells_limits: false, ..Manners::good() };
     let mut world = world_with_poison(3, manners);
-    world.drain(3 * 3600 * SECOND);
-    world.run(10 * SECOND);
+    world.live_and_drain(&["a", "b", "c"]);
     assert_eq!(world.rejected.len(), 3);
 }
 

@@ -334,3 +334,27 @@ fn a_device_has_one_session_that_waits_for_an_hour() {
     let rows: Vec<_> = kept.iter().map(|session| (&*session.row.client_id, session.row.expiry_s)).collect();
     assert_eq!(rows, [("two", 3600)]);
 }
+
+#[test]
+fn a_session_that_was_discarded_stays_so_when_the_commit_that_says_it_fails_mqtt_3_1_2_6() {
+    for is_there_after_all in [false, true] {
+        let mut world = World::new();
+        let conn = world.durable_subscriber(4, "sub", "a", 1);
+        world.drop_connection(conn);
+        let publisher = world.panel(4, "pub");
+        world.send(publisher, &message(4, 0x02, 1, "a", &[], "x"));
+        world.commit();
+        world.panel(4, "sub");
+        let (_, batch) = world.broker.poll_commit().expect("the session is over");
+        if is_there_after_all {
+            world.durable.commit(&batch);
+        }
+        world.broker.handle_commit_failed(world.now);
+        world.broker.handle_store_ready(world.durable.recovered(), world.now);
+        world.wait(Duration::from_secs(1));
+        world.commit();
+        assert!(world.durable.recovered().sessions.is_empty());
+        let (_, present, said) = world.durable(4, "sub");
+        assert!(!present && said.is_empty());
+    }
+}

@@ -1,11 +1,17 @@
 //! Two clients, a store and a clock over the whole core: any script is played without a panic, the invariants hold after
-//! each step, and no acknowledgement comes before its reading was stored.
+//! each step, and nothing leaves before its commit: no answer that says a thing is on disk, and no delivery of a session
+//! that outlives its connection.
 //!
 //! A script is read byte by byte. What a client says goes onto its wire first, whole packets or bytes as they stand in
-//! the script, and is delivered in portions; so a packet may be cut anywhere and end in another one's middle.
+//! the script, and is delivered in portions; so a packet may be cut anywhere and end in another one's middle. The broker
+//! may be killed between any two steps, and begins again with what was committed.
+
+mod client;
+#[path = "../../support/durable_model.rs"]
+mod durable_model;
+mod on_disk;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -13,18 +19,27 @@ use std::{
 use forebay::{
     broker::{Broker, Start, commit_gate::Ticket},
     clock::{Mono, Now, Wall},
-    identity::{DeviceGrants, Identity, Role, TokenHash},
+    identity::{DeviceGrants, Identity, Rights, Role, TokenHash},
     ids::{ConnId, DeviceName, IdentityId, Seq},
     limits::Limits,
-    mqtt::{Packet, ProtocolVersion, decode, parse_header},
-    session::{Batch, CloseReason, durable::Recovered},
+    session::{Batch, CloseReason},
 };
 
-const VERSIONS: [(u8, ProtocolVersion); 3] =
-    [(3, ProtocolVersion::V31), (4, ProtocolVersion::V311), (5, ProtocolVersion::V5)];
-const TELEMETRY: &str = "v1/devices/me/telemetry";
+use client::{Client, Connect, Outgoing, TELEMETRY, Will};
+use on_disk::OnDisk;
+
+/// Where messages go that are no telemetry, and what asks for them.
+const TOPICS: [&str; 4] = ["a", "a/b", "a/c", "b"];
+const FILTERS: [&str; 8] =
+    ["a", "a/+", "#", "+/b", "$share/g/a/#", "$share/h/+", "devices/+/telemetry", "$share/h/devices/#"];
+/// What is asked of sessions as to their length; the last is for ever.
+const EXPIRIES_S: [u32; 4] = [0, 1, 100, u32::MAX];
 /// Steps after which a script ends, however long it is.
 const STEPS: usize = 400;
+
+const PUMP: IdentityId = IdentityId(1);
+const FAN: IdentityId = IdentityId(2);
+const PANEL: IdentityId = IdentityId(3);
 
 /// Plays `input`.
 pub fn run(input: &[u8]) {
@@ -45,45 +60,24 @@ struct World {
     now: Now,
     clients: [Client; 2],
     committing: Option<(Ticket, Batch)>,
-    last_seq: Seq,
-    /// The `n` of every reading that is on disk.
-    stored: BTreeSet<u64>,
-    next_n: u64,
+    disk: OnDisk,
+    /// Readings and messages that were sent; each has its number in it.
+    sent: u64,
     epoch: u32,
     token_of_fan: u8,
 }
 
-#[derive(Default)]
-struct Client {
-    conn: Option<ConnId>,
-    version: usize,
-    said_connect: bool,
-    /// Said, and not delivered yet.
-    wire: VecDeque<u8>,
-    /// What waits for a PUBACK: its packet identifier, and its `n` if it is a reading.
-    unanswered: VecDeque<(u16, Option<u64>)>,
-    /// Has said bytes nobody vouches for: its answers prove nothing.
-    wild: bool,
-}
-
 impl World {
     fn new() -> Self {
-        let mut limits = Limits::default();
-        // Small enough for a script to reach.
-        for (name, value) in [("connections_per_device", 1), ("commit_records", 8), ("outbox_bytes", 1024)] {
-            limits.set(name, value).expect("a knob within its range");
-        }
         let now = Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) };
-        let (grants, recovered) = (DeviceGrants::default(), Recovered::default());
-        let start = Start { identities: devices(0), grants, recovered, seed: 7 };
+        let disk = OnDisk::default();
         Self {
-            broker: Broker::new(limits, start, now),
+            broker: broker(&disk, 0, now),
             now,
             clients: Default::default(),
             committing: None,
-            last_seq: Seq(0),
-            stored: BTreeSet::new(),
-            next_n: 0,
+            disk,
+            sent: 0,
             epoch: 0,
             token_of_fan: 0,
         }
@@ -92,7 +86,7 @@ impl World {
     fn step(&mut self, step: u8, script: &mut Script<'_>) {
         let who = usize::from(step >> 7);
         let argument = script.byte().unwrap_or(0);
-        match step & 0x0F {
+        match step & 0x1F {
             0 => self.reconnect(who),
             1 => self.say_connect(who, argument),
             2 => self.say_reading(who, argument),
@@ -100,27 +94,41 @@ impl World {
             4 => self.say_other(who, argument),
             5 => {
                 let bytes = script.bytes(usize::from(argument % 32));
-                self.say_wildly(who, bytes);
+                self.clients[who].say_wildly(bytes);
             }
             6 => self.deliver(who, 1 + usize::from(argument % 16)),
             7 | 8 => self.deliver(who, usize::MAX),
             9 => self.pass_time(Duration::from_millis(1 << (argument % 21))),
             10 => self.begin_commit(),
             11 => self.end_commit(),
-            12 => self.fail_commit(),
+            12 => self.fail_commit(argument & 1 == 1),
             13 => self.open_store(),
             14 => self.hang_up(who),
-            _ => self.change_registry(argument),
+            15 => self.change_registry(argument),
+            16 => self.say_connect_to_stay(who, argument, script.byte().unwrap_or(0)),
+            17 => self.say_subscribe(who, argument),
+            18 => self.say_message(who, argument, script.byte().unwrap_or(0)),
+            19 => self.clients[who].say_owed(argument.into()),
+            20 => self.clients[who].say_any_ack(argument & 3, argument >> 2),
+            21 => self.restart(argument & 1 == 1),
+            22 => self.stall(who, argument),
+            23 => self.clients[who].say_unsubscribe(FILTERS[usize::from(argument % 8)]),
+            24 => {
+                let expiry_s = (argument & 4 != 0).then(|| EXPIRIES_S[usize::from(argument & 3)]);
+                self.clients[who].say_disconnect(expiry_s);
+            }
+            // Everything a client has to say and to hear, and the commit: a long script need not spell them out.
+            _ => self.go_on(),
         }
     }
 
     /// What the loop does at the end of each turn, but for the commit, which takes as long as the script wants.
     fn turn(&mut self) {
         while let Some(conn) = self.broker.poll_output() {
-            self.read_answers(conn);
+            self.take_output(conn, usize::MAX);
         }
         while let Some((conn, _)) = self.broker.poll_close() {
-            self.read_answers(conn);
+            self.take_output(conn, usize::MAX);
             self.broker.handle_closed(conn);
             if let Some(client) = self.clients.iter_mut().find(|client| client.conn == Some(conn)) {
                 *client = Client::default();
@@ -133,12 +141,14 @@ impl World {
         self.broker.check_invariants();
     }
 
+    // ---- connections --------------------------------------------------------------------------------------
+
     fn reconnect(&mut self, who: usize) {
         self.hang_up(who);
         self.turn();
         self.epoch += 1;
         let conn = ConnId { slot: who as u32, epoch: self.epoch };
-        self.clients[who] = Client { conn: Some(conn), ..Client::default() };
+        self.clients[who] = Client::new(conn);
         self.broker.handle_connected(conn, IpAddr::V4(Ipv4Addr::LOCALHOST), self.now);
     }
 
@@ -146,80 +156,6 @@ impl World {
         if let Some(conn) = self.clients[who].conn {
             self.broker.handle_disconnected(conn, CloseReason::PeerClosed, self.now);
         }
-    }
-
-    fn say_connect(&mut self, who: usize, argument: u8) {
-        let version = usize::from(argument % 3);
-        let (level, name) = (VERSIONS[version].0, if version == 0 { "MQIsdp" } else { "MQTT" });
-        let mut body = string(name);
-        body.extend([level, 0x82, 0, 60]);
-        if level == 5 {
-            // Problem information, or none.
-            body.extend([2, 0x17, argument >> 7]);
-        }
-        // Both may be the pump, and both may be the same client.
-        let pump = argument & 0x10 == 0;
-        body.extend(string(if argument & 0x20 == 0 { "meter" } else { ["a", "b"][who] }));
-        body.extend(string(&if pump { token("pump", 0) } else { token("fan", argument >> 6 & 1) }));
-        let client = &mut self.clients[who];
-        // A second CONNECT ends the connection; what comes back before that is in the first one's version.
-        client.wild |= client.said_connect;
-        client.said_connect = true;
-        client.version = version;
-        client.wire.extend(packet(0x10, &body));
-    }
-
-    fn say_reading(&mut self, who: usize, argument: u8) {
-        let n = self.next_n;
-        self.next_n += 1;
-        self.say_publish(who, argument, TELEMETRY, &format!("{{\"n\":{n}}}"), Some(n));
-    }
-
-    /// Something that is answered at once or set aside, and must not overtake what waits for the disk.
-    fn say_nothing_to_store(&mut self, who: usize, argument: u8, kind: u8) {
-        let (topic, payload) = match kind % 4 {
-            0 => (TELEMETRY, "{}"),
-            1 => (TELEMETRY, "{"),
-            2 => ("v1/devices/me/nothing", "{}"),
-            _ => ("a/b", ""),
-        };
-        self.say_publish(who, argument, topic, payload, None);
-    }
-
-    /// A PUBLISH of QoS 0 or 1, by the lowest bit of `argument`; the others are its packet identifier.
-    fn say_publish(&mut self, who: usize, argument: u8, topic: &str, payload: &str, n: Option<u64>) {
-        let (id, qos) = (u16::from(argument >> 1) + 1, argument & 1);
-        let client = &mut self.clients[who];
-        let mut body = string(topic);
-        if qos > 0 {
-            body.extend(id.to_be_bytes());
-            client.unanswered.push_back((id, n));
-        }
-        if VERSIONS[client.version].0 == 5 {
-            body.push(0);
-        }
-        body.extend(payload.as_bytes());
-        client.wire.extend(packet(0x30 | qos << 1, &body));
-    }
-
-    fn say_other(&mut self, who: usize, argument: u8) {
-        let properties: &[u8] = if VERSIONS[self.clients[who].version].0 == 5 { &[0] } else { &[] };
-        let filter =
-            [&[0, 9], properties, &string(["a/+", "#", "$share/g/a", TELEMETRY][usize::from(argument >> 6)])]
-                .concat();
-        let bytes = match argument % 5 {
-            0 => packet(0xC0, &[]),
-            1 => packet(0xE0, &[]),
-            2 => packet(0x82, &[&filter[..], &[1]].concat()),
-            3 => packet(0xA2, &filter),
-            _ => packet(0x62, &[0, argument]),
-        };
-        self.clients[who].wire.extend(bytes);
-    }
-
-    fn say_wildly(&mut self, who: usize, bytes: &[u8]) {
-        self.clients[who].wild = true;
-        self.clients[who].wire.extend(bytes);
     }
 
     fn deliver(&mut self, who: usize, at_most: usize) {
@@ -232,6 +168,142 @@ impl World {
         }
     }
 
+    /// The client reads what the broker has for it, unless it stalls.
+    fn take_output(&mut self, conn: ConnId, at_most: usize) {
+        let Some(client) = self.clients.iter_mut().find(|client| client.conn == Some(conn)) else { return };
+        if client.stalls && at_most == usize::MAX {
+            return;
+        }
+        let Some(outbox) = self.broker.output(conn) else { return };
+        let (front, back) = outbox.as_slices();
+        let mut bytes = [front, back].concat();
+        bytes.truncate(at_most);
+        outbox.consume(bytes.len());
+        client.hear(&bytes, &self.disk);
+        self.broker.handle_written(conn, self.now);
+    }
+
+    /// The client stops reading, or goes on with it; or it reads a few bytes only.
+    fn stall(&mut self, who: usize, argument: u8) {
+        let client = &mut self.clients[who];
+        let Some(conn) = client.conn else { return };
+        if argument >= 128 {
+            return self.take_output(conn, usize::from(argument - 127));
+        }
+        client.stalls = !client.stalls;
+        self.take_output(conn, usize::MAX);
+    }
+
+    // ---- what clients say ---------------------------------------------------------------------------------
+
+    /// A device with a session that ends with the connection.
+    fn say_connect(&mut self, who: usize, argument: u8) {
+        // Both may be the pump, and both may be the same client.
+        let (identity, token) = match argument & 0x10 {
+            0 => (PUMP, token("pump", 0)),
+            _ => (FAN, token("fan", argument >> 6 & 1)),
+        };
+        self.clients[who].say_connect(&Connect {
+            version: usize::from(argument % 3),
+            identity,
+            token: &token,
+            client_id: if argument & 0x20 == 0 { "meter" } else { ["a", "b"][who] },
+            clean: true,
+            expiry_s: 0,
+            receive_maximum: 0,
+            problem_information: Some(argument >> 7),
+            will: None,
+        });
+    }
+
+    /// Anybody, with any session and perhaps a will.
+    fn say_connect_to_stay(&mut self, who: usize, argument: u8, terms: u8) {
+        let (identity, token) = match argument >> 2 & 3 {
+            0 => (PUMP, token("pump", 0)),
+            1 => (FAN, token("fan", self.token_of_fan)),
+            _ => (PANEL, token("panel", 0)),
+        };
+        let will = (argument & 0x20 != 0).then(|| self.will(identity, terms >> 4));
+        self.clients[who].say_connect(&Connect {
+            version: usize::from(argument & 3) % 3,
+            identity,
+            token: &token,
+            client_id: if argument & 0x10 == 0 { "meter" } else { ["a", "b"][who] },
+            clean: terms & 1 == 1,
+            expiry_s: EXPIRIES_S[usize::from(terms >> 1 & 3)],
+            // Its own window, or the broker's.
+            receive_maximum: u16::from(terms >> 3 & 1),
+            problem_information: None,
+            will,
+        });
+    }
+
+    fn will(&mut self, identity: IdentityId, choice: u8) -> Will {
+        let n = self.number();
+        let (topic, text) = match identity {
+            PANEL => (TOPICS[usize::from(choice & 3)], format!("message {n}")),
+            _ => (TELEMETRY, format!("{{\"n\":{n}}}")),
+        };
+        let delay_s = if choice & 4 == 0 { 0 } else { 10 };
+        Will { topic, text, qos: choice & 1, retain: choice & 8 != 0, delay_s }
+    }
+
+    fn say_reading(&mut self, who: usize, argument: u8) {
+        let n = self.number();
+        let text = format!("{{\"n\":{n}}}");
+        self.clients[who].say_publish(&short_publish(argument, TELEMETRY, &text), Some(n));
+    }
+
+    /// Something that is answered at once or set aside, and must not overtake what waits for the disk.
+    fn say_nothing_to_store(&mut self, who: usize, argument: u8, kind: u8) {
+        let (topic, text) = match kind % 4 {
+            0 => (TELEMETRY, "{}"),
+            1 => (TELEMETRY, "{"),
+            2 => ("v1/devices/me/nothing", "{}"),
+            _ => ("a/b", ""),
+        };
+        self.clients[who].say_publish(&short_publish(argument, topic, text), None);
+    }
+
+    /// A message of any QoS, retained or not, perhaps empty: what devices may not say and local clients may.
+    fn say_message(&mut self, who: usize, argument: u8, id: u8) {
+        let text = if argument & 0x40 == 0 { format!("message {}", self.number()) } else { String::new() };
+        let publish = Outgoing {
+            topic: TOPICS[usize::from(argument >> 4 & 3)],
+            text: &text,
+            id: u16::from(id) + 1,
+            qos: (argument & 3).min(2),
+            retain: argument & 4 != 0,
+            dup: argument & 8 != 0 && argument & 3 > 0,
+        };
+        self.clients[who].say_publish(&publish, None);
+    }
+
+    fn say_subscribe(&mut self, who: usize, argument: u8) {
+        // Retain handling before version 5 would be malformed, which is worth a try now and then.
+        let options = (argument >> 3 & 3).min(2) | argument >> 5 << 3;
+        self.clients[who].say_subscribe(FILTERS[usize::from(argument % 8)], options);
+    }
+
+    fn say_other(&mut self, who: usize, argument: u8) {
+        let filter = ["a/+", "#", "$share/g/a", TELEMETRY][usize::from(argument >> 6)];
+        let client = &mut self.clients[who];
+        match argument % 5 {
+            0 => client.say_ping(),
+            1 => client.say_disconnect(None),
+            2 => client.say_subscribe(filter, 1),
+            3 => client.say_unsubscribe(filter),
+            _ => client.say_any_ack(2, argument),
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.sent += 1;
+        self.sent
+    }
+
+    // ---- time, disk, registry -----------------------------------------------------------------------------
+
     fn pass_time(&mut self, span: Duration) {
         self.now.mono = self.now.mono + span;
         self.broker.handle_timeout(self.now);
@@ -241,7 +313,7 @@ impl World {
         let Some((ticket, batch)) = self.broker.poll_commit() else { return };
         assert!(self.committing.is_none(), "one commit at a time");
         assert!(!batch.is_empty(), "a commit of nothing");
-        for (record, n) in batch.records.iter().zip(self.last_seq.0 + 1..) {
+        for (record, n) in batch.records.iter().zip(self.disk.last_seq().0 + 1..) {
             assert_eq!(record.seq, Seq(n), "readings follow each other without a gap");
         }
         self.committing = Some((ticket, batch));
@@ -249,67 +321,56 @@ impl World {
 
     fn end_commit(&mut self) {
         let Some((ticket, batch)) = self.committing.take() else { return };
-        self.last_seq = batch.last_seq().unwrap_or(self.last_seq);
-        self.stored.extend(batch.records.iter().filter_map(|record| n_of(&record.values)));
+        self.disk.commit(&batch);
         self.broker.handle_committed(ticket, self.now);
     }
 
-    fn fail_commit(&mut self) {
-        if self.committing.take().is_some() {
-            self.broker.handle_commit_failed(self.now);
+    /// The commit fails, and may be on disk all the same.
+    fn fail_commit(&mut self, is_there_after_all: bool) {
+        let Some((_, batch)) = self.committing.take() else { return };
+        if is_there_after_all {
+            self.disk.commit(&batch);
         }
+        self.broker.handle_commit_failed(self.now);
     }
 
     fn open_store(&mut self) {
         if !self.broker.is_storing() {
-            let recovered = Recovered { last_seq: self.last_seq, ..Recovered::default() };
-            self.broker.handle_store_ready(recovered, self.now);
+            self.broker.handle_store_ready(self.disk.recovered(), self.now);
         }
+    }
+
+    /// The broker is killed, before or after its commit, and starts again.
+    fn restart(&mut self, after_commit: bool) {
+        if let Some((_, batch)) = self.committing.take().filter(|_| after_commit) {
+            self.disk.commit(&batch);
+        }
+        self.broker = broker(&self.disk, self.token_of_fan, self.now);
+        self.clients = Default::default();
     }
 
     fn change_registry(&mut self, argument: u8) {
         self.token_of_fan = argument & 1;
-        self.broker.handle_registry(devices(self.token_of_fan), self.now);
+        self.broker.handle_registry(identities(self.token_of_fan), self.now);
     }
 
-    /// Takes what the broker has for `conn`: whole packets, of which every PUBACK is due and in order.
-    fn read_answers(&mut self, conn: ConnId) {
-        let Some(outbox) = self.broker.output(conn) else { return };
-        let (front, back) = outbox.as_slices();
-        let bytes = [front, back].concat();
-        outbox.consume(bytes.len());
-        let Some(client) = self.clients.iter_mut().find(|client| client.conn == Some(conn)) else { return };
-        if client.wild {
-            return;
+    fn go_on(&mut self) {
+        for who in [0, 1] {
+            self.deliver(who, usize::MAX);
         }
-        let version = VERSIONS[client.version].1;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let header = parse_header(rest, version).expect("a header of ours").expect("a whole packet");
-            let (frame, behind) = rest.split_at(header.frame_bytes());
-            rest = behind;
-            match decode(header, &frame[header.header_bytes..], version).expect("a packet of ours") {
-                Packet::PubAck(ack) => {
-                    let (id, n) = client.unanswered.pop_front().expect("it answers a PUBLISH");
-                    assert_eq!(ack.packet_id.get(), id, "PUBACKs come in order");
-                    let too_early = n.filter(|n| !self.stored.contains(n));
-                    assert_eq!(too_early, None, "a reading was acknowledged before it was stored");
-                }
-                Packet::ConnAck(_)
-                | Packet::SubAck(_)
-                | Packet::UnsubAck(_)
-                | Packet::PubComp(_)
-                | Packet::PingResp
-                | Packet::Disconnect(_) => {}
-                other => panic!("no client is sent {other:?}"),
-            }
-        }
+        self.begin_commit();
+        self.end_commit();
     }
 
     /// Everything works again: whoever is let in has his answers, and at the end nobody is left.
     fn heal(&mut self) {
         self.end_commit();
         self.open_store();
+        for who in [0, 1] {
+            if self.clients[who].stalls {
+                self.stall(who, 0);
+            }
+        }
         // Longer than an address that guesses is made to wait, and than anybody may take to say CONNECT.
         for _ in 0..16 {
             self.deliver(0, usize::MAX);
@@ -320,8 +381,8 @@ impl World {
             self.turn();
         }
         for client in &self.clients {
-            let owed = client.conn.is_some() && !client.wild && client.wire.is_empty();
-            assert!(!owed || client.unanswered.is_empty() || !self.is_let_in(client), "an answer is missing");
+            let owed = client.conn.is_some() && !client.is_wild && client.wire.is_empty();
+            assert!(!owed || client.is_answered() || !self.is_let_in(client), "an answer is missing");
         }
         self.broker.handle_shutdown(self.now);
         self.turn();
@@ -329,6 +390,8 @@ impl World {
         self.end_commit();
         self.turn();
         assert_eq!(self.broker.connection_count(), 0, "somebody stayed behind");
+        self.restart(false);
+        self.turn();
     }
 
     /// Whether the broker reads from the client; one that waits for its CONNECT to be looked at is not let in.
@@ -351,13 +414,40 @@ impl<'a> Script<'a> {
     }
 }
 
-fn devices(token_of_fan: u8) -> Vec<Identity> {
-    [(1, "pump", 0), (2, "fan", token_of_fan)]
+/// A PUBLISH of QoS 0 or 1, by the lowest bit of `argument`; the others are its packet identifier.
+fn short_publish<'a>(argument: u8, topic: &'a str, text: &'a str) -> Outgoing<'a> {
+    let (id, qos) = (u16::from(argument >> 1) + 1, argument & 1);
+    Outgoing { topic, text, id, qos, retain: false, dup: false }
+}
+
+fn broker(disk: &OnDisk, token_of_fan: u8, now: Now) -> Broker {
+    let mut limits = Limits::default();
+    // Small enough for a script to reach.
+    for (name, value) in [
+        ("connections_per_device", 1),
+        ("commit_records", 8),
+        ("outbox_bytes", 1024),
+        ("window", 3),
+        ("device_queue_messages", 4),
+        ("client_queue_messages", 6),
+        ("client_offline_sessions", 2),
+        ("retained_messages", 3),
+    ] {
+        limits.set(name, value).expect("a knob within its range");
+    }
+    let (identities, grants, recovered) =
+        (identities(token_of_fan), DeviceGrants::default(), disk.recovered());
+    Broker::new(limits, Start { identities, grants, recovered, seed: 7 }, now)
+}
+
+/// Two devices, and a local client.
+fn identities(token_of_fan: u8) -> Vec<Identity> {
+    [(PUMP, "pump", 0), (FAN, "fan", token_of_fan), (PANEL, "panel", 0)]
         .into_iter()
         .map(|(id, name, number)| Identity {
-            id: IdentityId(id),
+            id,
             name: DeviceName::parse(name).expect("a name"),
-            role: Role::Device,
+            role: if id == PANEL { Role::Client(Rights::default()) } else { Role::Device },
             token_hash: TokenHash::of(&token(name, number)),
             enabled: true,
             created: Wall(0),
@@ -368,17 +458,4 @@ fn devices(token_of_fan: u8) -> Vec<Identity> {
 
 fn token(name: &str, number: u8) -> String {
     format!("{name}{number}")
-}
-
-fn n_of(values: &str) -> Option<u64> {
-    values.strip_prefix("{\"n\":")?.strip_suffix('}')?.parse().ok()
-}
-
-fn string(text: &str) -> Vec<u8> {
-    [&[0, text.len() as u8], text.as_bytes()].concat()
-}
-
-/// A packet of less than 128 bytes.
-fn packet(first: u8, body: &[u8]) -> Vec<u8> {
-    [&[first, body.len() as u8], body].concat()
 }

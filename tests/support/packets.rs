@@ -1,6 +1,6 @@
 //! PUBLISH and CONNECT with everything the standard lets them carry, written and read by hand.
 
-use crate::support::wire::{Reply, Version, length, packet, properties, text};
+use super::wire::{Reply, Version, length, packet, properties, text};
 
 use Version::V5;
 
@@ -18,6 +18,7 @@ pub const ASSIGNED_CLIENT_ID: u8 = 0x12;
 pub const SERVER_KEEP_ALIVE: u8 = 0x13;
 pub const AUTHENTICATION_METHOD: u8 = 0x15;
 pub const REQUEST_PROBLEM_INFORMATION: u8 = 0x17;
+pub const WILL_DELAY: u8 = 0x18;
 pub const REASON_STRING: u8 = 0x1F;
 pub const RECEIVE_MAXIMUM: u8 = 0x21;
 pub const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
@@ -227,27 +228,28 @@ pub fn subscribe_with(id: u16, list: &[Property], filters: &[(&str, u8)]) -> Vec
     packet(0x82, &body)
 }
 
-/// A CONNECT with all its parts.
+/// A CONNECT in the making.
 #[derive(Clone, Debug)]
-pub struct Hello {
+pub struct Connect {
     pub version: Version,
     pub client_id: Vec<u8>,
     pub user_name: Option<Vec<u8>>,
     pub password: Option<Vec<u8>>,
     pub keep_alive_s: u16,
     pub clean: bool,
-    /// Topic, payload, QoS, RETAIN and properties count.
+    /// Topic, payload, QoS (3 as well, for those who try), RETAIN and properties count.
     pub will: Option<Publish>,
-    pub properties: Vec<Property>,
+    /// Without their length (5.0).
+    pub properties: Vec<u8>,
 }
 
-impl Hello {
-    /// A clean session for whoever has `token`.
-    pub fn new(version: Version, client_id: impl AsRef<[u8]>, token: &str) -> Self {
+impl Connect {
+    /// A clean session, a minute of keep-alive, and nobody's name.
+    pub fn new(version: Version, client_id: impl AsRef<[u8]>) -> Self {
         Self {
             version,
             client_id: client_id.as_ref().to_vec(),
-            user_name: Some(token.into()),
+            user_name: None,
             password: None,
             keep_alive_s: 60,
             clean: true,
@@ -256,15 +258,15 @@ impl Hello {
         }
     }
 
-    /// With one more property (5.0).
-    pub fn with(mut self, property: Property) -> Self {
-        self.properties.push(property);
+    /// With this user name: the token of whoever connects.
+    pub fn user(mut self, name: impl AsRef<[u8]>) -> Self {
+        self.user_name = Some(name.as_ref().to_vec());
         self
     }
 
-    /// With this will.
-    pub fn will(mut self, will: Publish) -> Self {
-        self.will = Some(will);
+    /// With this password.
+    pub fn password(mut self, password: impl AsRef<[u8]>) -> Self {
+        self.password = Some(password.as_ref().to_vec());
         self
     }
 
@@ -280,7 +282,31 @@ impl Hello {
         self
     }
 
-    /// The connect flags its parts call for.
+    /// For a session that outlives its connection, for as long as it may.
+    pub fn durable(self) -> Self {
+        let kept = self.keep_session();
+        if kept.version == V5 { kept.with(four(SESSION_EXPIRY, u32::MAX)) } else { kept }
+    }
+
+    /// With this will.
+    pub fn will(mut self, will: Publish) -> Self {
+        self.will = Some(will);
+        self
+    }
+
+    /// With one more property (5.0).
+    pub fn with(mut self, property: Property) -> Self {
+        self.properties.extend(joined(&[property]));
+        self
+    }
+
+    /// With these properties, already as bytes (5.0).
+    pub fn properties(mut self, bytes: &[u8]) -> Self {
+        self.properties = bytes.to_vec();
+        self
+    }
+
+    /// The connect flags its parts call for. [§3.1.2.3]
     pub fn flags(&self) -> u8 {
         let will = self.will.as_ref().map_or(0, |will| 0x04 | will.qos << 3 | u8::from(will.retain) << 5);
         u8::from(self.user_name.is_some()) << 7
@@ -300,7 +326,7 @@ impl Hello {
         head.extend([level, flags]);
         head.extend(self.keep_alive_s.to_be_bytes());
         if self.version == V5 {
-            head.extend(properties(&joined(&self.properties)));
+            head.extend(properties(&self.properties));
         }
         head
     }
@@ -321,8 +347,13 @@ impl Hello {
         fields
     }
 
+    /// The body, with other connect flags than its parts call for.
+    pub fn body_with_flags(&self, flags: u8) -> Vec<u8> {
+        [self.head(flags), self.fields()].concat()
+    }
+
     /// The packet as bytes.
     pub fn bytes(&self) -> Vec<u8> {
-        packet(0x10, &[self.head(self.flags()), self.fields()].concat())
+        packet(0x10, &self.body_with_flags(self.flags()))
     }
 }
