@@ -7,6 +7,7 @@
 mod commit_times;
 mod control;
 mod house;
+mod quarantine;
 mod report;
 mod sockets;
 mod startup;

@@ -14,6 +14,7 @@ mod lifecycle;
 mod local_clients;
 mod not_offered;
 mod payloads;
+mod quarantine;
 mod quickstart;
 mod rates;
 mod secrets;
