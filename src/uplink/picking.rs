@@ -197,7 +197,7 @@ impl Look<'_> {
             }
             let ready = match self.must_announce(&row.device) {
                 true => pace.message_ready_at(now),
-                false => pace.telemetry_ready_at(&row.device, gateway::data_points(&row.values), now),
+                false => self.ready_at(row, pace, now),
             };
             if ready > now {
                 wait.until(ready);
@@ -211,6 +211,12 @@ impl Look<'_> {
             self.busy.insert(row.device.clone());
         }
         Found::Nothing
+    }
+
+    fn ready_at(&self, row: &Outbound, pace: &mut Pace, now: Mono) -> Mono {
+        let ready = pace.telemetry_ready_at(&row.device, gateway::data_points(&row.values), now);
+        let wants_quiet = !pace.is_known() && self.uploader.poison.wants_quiet(&row.device, row.seq);
+        if wants_quiet { ready.max(pace.quiet_at(UPLINK_GAP_DOUBTED, now)) } else { ready }
     }
 
     fn waits_for_clock(&self, row: &Outbound) -> bool {

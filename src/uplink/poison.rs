@@ -103,6 +103,12 @@ impl Poison {
         bounds
     }
 
+    /// Whether `head` alone is to be judged by a closed connection, so that nothing else should explain one.
+    pub(super) fn wants_quiet(&self, device: &DeviceName, head: Seq) -> bool {
+        let mut own = self.stretches.iter().filter(|stretch| stretch.guessed && stretch.device == *device);
+        own.any(|stretch| stretch.count == 1 && (stretch.first..=stretch.last).contains(&head))
+    }
+
     /// Readings set aside.
     pub(super) fn suspects(&self) -> usize {
         self.suspects.len()

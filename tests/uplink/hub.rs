@@ -364,6 +364,16 @@ impl Hub {
         if readings.is_empty() {
             self.complain("an empty list".to_owned());
         }
+        if std::env::var("TRACE").is_ok() {
+            println!(
+                "{:.3} {} {} rows {:?} .. {:?}",
+                now.0 as f64 / 1e6,
+                readings[0].device,
+                readings.len(),
+                readings[0].values,
+                readings.last().map(|r| r.values.clone())
+            );
+        }
         let is_poison = readings.iter().any(|reading| reading.values.contains("poison"));
         if is_poison || self.manners.takes_nothing {
             self.refusals += 1;
