@@ -246,6 +246,12 @@ pub const UPLINK_FRESH_BACKLOG_MIN: u64 = 500;
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.
 pub const UPLINK_LANE_BYTES: usize = 512 * 1024;
+/// Bytes of payload on their way to the hub at once over the own connection of one device.
+pub const UPLINK_DEVICE_FLIGHT_BYTES: usize = 32 * 1024;
+/// Readings held in memory for one lane of such a connection.
+pub const UPLINK_DEVICE_LANE_ROWS: usize = 256;
+/// Bytes of values held in memory for one lane of such a connection; one reading may go beyond them.
+pub const UPLINK_DEVICE_LANE_BYTES: usize = 32 * 1024;
 /// Stretches of settled readings with gaps before them that are kept over a lost connection, and on disk.
 pub const UPLINK_STRETCHES: usize = 64;
 /// Readings set aside at once until it is clear whether it is they or the hub.

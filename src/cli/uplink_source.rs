@@ -141,7 +141,7 @@ fn fingerprint(config: &UplinkConfig, mode: &Mode) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(format!("{config:?}"));
     let secrets = match mode {
-        Mode::Gateway { token } => [Some(token), None],
+        Mode::Gateway { token } | Mode::Device { token } => [Some(token), None],
         Mode::Plain { user_name, password, .. } => [user_name.as_ref(), password.as_ref()],
     };
     for secret in secrets {
@@ -176,7 +176,7 @@ mod tests {
 
     fn token(setup: &UplinkSetup) -> &str {
         match &setup.settings.mode {
-            Mode::Gateway { token } => token.reveal(),
+            Mode::Gateway { token } | Mode::Device { token } => token.reveal(),
             Mode::Plain { user_name, .. } => user_name.as_ref().map_or("", Secret::reveal),
         }
     }

@@ -18,7 +18,7 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Settlement> {
         .optional()?;
     let (through, beyond) = row.unwrap_or_default();
     let through = seq(through);
-    Ok(Settlement { through, beyond: stretches(&beyond, through), rejected: Vec::new() })
+    Ok(Settlement { through, beyond: stretches(&beyond, through), ..Settlement::default() })
 }
 
 /// Writes the mark, which never goes back, and sets the rejected readings aside; gives back how many were dropped from

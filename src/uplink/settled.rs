@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::{ids::Seq, record::Settlement};
+use crate::{
+    ids::{DeviceName, Seq},
+    record::Settlement,
+};
 
 /// A set of places in the journal, as a mark and the stretches beyond it.
 ///
 /// Invariants: stretches do not touch each other nor the mark; a stretch is keyed by its first place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settled {
+    /// Whose readings are meant; nothing to us, but the disk wants to know.
+    of: Option<DeviceName>,
     through: Seq,
     beyond: BTreeMap<Seq, Seq>,
     /// Places in `beyond`, all together.
@@ -18,7 +23,7 @@ pub(super) struct Settled {
 impl Settled {
     /// What was read back from disk.
     pub(super) fn new(resumed: &Settlement) -> Self {
-        let mut settled = Self { through: resumed.through, ..Self::default() };
+        let mut settled = Self { of: resumed.of.clone(), through: resumed.through, ..Self::default() };
         for (first, last) in &resumed.beyond {
             settled.add(*first, *last);
         }
@@ -103,7 +108,7 @@ impl Settled {
         let mut kept = self.clone();
         kept.keep_longest(stretches_max);
         let beyond = kept.beyond.into_iter().collect();
-        Settlement { through: self.through, beyond, rejected: Vec::new() }
+        Settlement { of: kept.of, through: self.through, beyond, rejected: Vec::new() }
     }
 }
 
@@ -119,7 +124,7 @@ mod tests {
 
     fn settled(through: u64, beyond: &[(u64, u64)]) -> Settled {
         let beyond = beyond.iter().map(|(first, last)| (Seq(*first), Seq(*last))).collect();
-        Settled::new(&Settlement { through: Seq(through), beyond, rejected: Vec::new() })
+        Settled::new(&Settlement { through: Seq(through), beyond, ..Settlement::default() })
     }
 
     #[test]
