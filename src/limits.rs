@@ -242,6 +242,8 @@ pub const UPLINK_INCOMING_BYTES_MAX: usize = 128 * 1024;
 pub const UPLINK_FRESH_PERCENT: u8 = 20;
 /// Readings that must wait before fresh ones get a share of their own.
 pub const UPLINK_FRESH_BACKLOG_MIN: u64 = 500;
+/// Readings in one message to the hub: not more than a forebay takes in one.
+pub const UPLINK_MESSAGE_ROWS: usize = JSON_RECORDS_MAX;
 /// Readings held in memory for one lane, sent or waiting.
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.

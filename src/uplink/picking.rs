@@ -6,7 +6,7 @@ use crate::{
     clock::Mono,
     device_api::gateway,
     ids::DeviceName,
-    limits::UPLINK_GAP_DOUBTED,
+    limits::{UPLINK_GAP_DOUBTED, UPLINK_MESSAGE_ROWS},
     record::{Outbound, Placed, Rejected},
 };
 
@@ -239,6 +239,7 @@ impl Look<'_> {
         let bytes_max = flight.room_bytes()?.min(self.bounds.payload_bytes);
         let points_max = pace.points_room(&head.device, now);
         let (rows_max, last) = self.uploader.poison.bounds(&head.device, head.seq);
+        let rows_max = rows_max.min(UPLINK_MESSAGE_ROWS);
         let mut bytes = self.mode.envelope_bytes(&head.device);
         let (mut points, mut places) = (0_u32, Vec::new());
         for (place, row) in self.lane.waiting().iter().enumerate().skip(start) {

@@ -67,7 +67,11 @@ impl Site {
 }
 
 fn reading(number: u64) -> String {
-    format!(r#"{{"ts":{},"values":{{"n":{number}}}}}"#, 1_700_000_000_000 + number)
+    format!(r#"{{"ts":{},"values":{{"n":{number}}}}}"#, time(number))
+}
+
+fn time(number: u64) -> i64 {
+    1_700_000_000_000 + number as i64
 }
 
 fn values(numbers: std::ops::Range<u64>) -> Vec<String> {
@@ -100,8 +104,8 @@ fn a_second_forebay_gets_every_reading_once_with_its_time_and_in_order() {
     site.publish(200..400);
     site.wait_for(400, SOON);
     assert_eq!(site.numbers_at_hub(), values(0..400));
-    let times = |home: &Home| home.telemetry().iter().map(|row| row.ts).collect::<Vec<_>>();
-    assert_eq!(times(&site.hub), times(&site.edge));
+    let times: Vec<_> = site.hub.telemetry().iter().map(|row| row.ts).collect();
+    assert_eq!(times, (0..400).map(time).collect::<Vec<_>>());
     // What was taken is known as such after a clean stop, without waiting for another commit.
     site.edge.stop();
     assert!(site.edge.must(&["uplink", "show"]).contains("waiting     0"));
@@ -299,4 +303,19 @@ fn mosquitto_gets_each_device_on_a_topic_of_its_own() {
     let message =
         |name: &str| format!(r#"site/{name}/telemetry [{{"ts":1700000000000,"values":{{"{name}":1}}}}]"#);
     assert_eq!(heard, ["fan", "pump"].map(message).into());
+}
+
+#[test]
+fn a_backlog_of_many_small_readings_fits_what_the_other_end_takes_in_one_message() {
+    // 52 KiB hold more of these than the 1,000 readings a forebay takes in one message.
+    let site = Site::new(Setup::new(), Setup::new());
+    let mut client = site.edge.online(V311, &site.pump, "meter");
+    for message in 0..20u64 {
+        let readings: Vec<String> = (0..250).map(|n| reading(message * 250 + n)).collect();
+        client.telemetry(&format!("[{}]", readings.join(",")));
+    }
+    site.set_uplink(&mqtt(site.hub.plain()), &[]);
+    site.wait_for(5000, AFTER_TROUBLE);
+    assert_eq!(site.hub.count("SELECT count(*) FROM quarantine"), 0);
+    assert_eq!(site.numbers_at_hub(), values(0..5000));
 }
