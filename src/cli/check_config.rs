@@ -67,7 +67,7 @@ const HEAD: &str = r#"# The configuration of forebay. Every key is optional; wha
 # The most the data directory may take: "500 MiB", or a number of bytes [default: 1 GiB, at most 70% of what is free].
 # max_bytes = "1 GiB"
 
-# What is to stay free on its file system: "64 MiB" or "5%" [default: the less of these two].
+# What is to stay free on its file system: "64 MiB" or "5%" [default: the less of these two, at least 2 MiB].
 # keep_free = "64 MiB"
 
 # Readings older than this, like "30d", are dropped if the clock can be trusted.

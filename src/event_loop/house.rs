@@ -15,6 +15,8 @@ use super::EventLoop;
 const WAIT: Duration = Duration::from_secs(1);
 /// Bytes of commits after which it is done at once, so that the budget holds.
 const COMMIT_BYTES: usize = 256 << 10;
+/// The same while the file system has too little space: there is less room in the file then.
+const COMMIT_BYTES_WHEN_TIGHT: usize = 32 << 10;
 /// What a change costs on disk beside its texts, roughly.
 const ROW_BYTES: usize = 48;
 /// How soon the file system is looked at again while it has too little space: it may be anybody who makes some.
@@ -34,6 +36,7 @@ pub(super) struct House {
     /// What came since the last step.
     readings: u32,
     bytes: usize,
+    is_tight: bool,
     /// Lost readings that nobody was told of yet, and when somebody was told last.
     untold: Losses,
     told: Option<Mono>,
@@ -52,6 +55,7 @@ impl House {
             at: Some(now + WAIT),
             readings: 0,
             bytes: 0,
+            is_tight: false,
             untold: Losses::default(),
             told: None,
             trouble: String::new(),
@@ -83,7 +87,8 @@ impl House {
         self.bytes +=
             batch.quarantined.iter().map(|payload| payload.payload.len() + ROW_BYTES).sum::<usize>();
         self.bytes += batch.changes.len() * ROW_BYTES;
-        self.arm_at(if self.bytes >= COMMIT_BYTES { now } else { now + WAIT });
+        let bytes_max = if self.is_tight { COMMIT_BYTES_WHEN_TIGHT } else { COMMIT_BYTES };
+        self.arm_at(if self.bytes >= bytes_max { now } else { now + WAIT });
     }
 
     /// Gives up the space put by, if there is any, because of `error`.
@@ -131,6 +136,7 @@ impl House {
             NextStep::At(at) => Some(at),
             NextStep::AfterCommit => None,
         };
+        self.is_tight = done.is_tight;
         if done.is_tight || done.is_full {
             self.arm_at(now + WAIT_WHEN_TIGHT);
         }

@@ -21,7 +21,7 @@ use super::{
 
 /// Its size; less on a file system of which that would be more than a sixteenth.
 const BYTES: u64 = 8 << 20;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The file, if it is there.
 #[derive(Debug)]

@@ -14,6 +14,8 @@ use super::{
 const MAX_BYTES: u64 = 1 << 30;
 /// Most bytes to leave free on the file system if nothing is said: logs and updates of the system live there too.
 const KEEP_FREE: u64 = 64 << 20;
+/// Least bytes to leave free if nothing is said: what stands in the journal's log has yet to get room in its file.
+const KEEP_FREE_LEAST: u64 = 2 << 20;
 
 /// What the operator wants of the storage; `None` where nothing is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,14 +115,14 @@ impl DiskSpace {
 impl Budget {
     /// Puts numbers in place of what the wishes leave open.
     ///
-    /// `max_bytes`: 1 GiB, but not more than 70 hundredths of what is ours or free now. `keep_free`: 64 MiB, but not more
-    /// than 5 hundredths of the file system, which on a small card would be missed.
+    /// `max_bytes`: 1 GiB, but not more than 70 hundredths of what is ours or free now. `keep_free`: 5 hundredths of the
+    /// file system, but not less than 2 MiB and not more than 64 MiB, which is plenty on any card.
     pub fn new(wishes: &StorageWishes, disk: &DiskSpace) -> Self {
         let hundredths = |bytes: u64, percent: u64| bytes / 100 * percent;
         let keep_free = match wishes.keep_free {
             Some(FreeSpace::Bytes(bytes)) => bytes,
             Some(FreeSpace::Percent(percent)) => hundredths(disk.total, percent.into()),
-            None => KEEP_FREE.min(hundredths(disk.total, 5)),
+            None => hundredths(disk.total, 5).clamp(KEEP_FREE_LEAST, KEEP_FREE),
         };
         let ours = hundredths(disk.used().saturating_add(disk.free), 70);
         Self {
@@ -150,9 +152,11 @@ mod tests {
         let budget = Budget::new(&StorageWishes::default(), &large);
         assert_eq!((budget.max_bytes, budget.keep_free), (GIB, 64 << 20));
         assert_eq!((budget.max_age, budget.keep_uploaded, budget.policy), (None, false, Policy::DropOldest));
-        let small = DiskSpace { total: 100_000, free: 40_000, journal: 9_000, log: 900, others: 100 };
+        let small = DiskSpace { total: 100 << 20, free: 40 << 20, journal: 9 << 20, log: 1 << 20, others: 0 };
         let budget = Budget::new(&StorageWishes::default(), &small);
-        assert_eq!((budget.max_bytes, budget.keep_free), (35_000, 5_000), "of 50,000 and of 100,000");
+        assert_eq!((budget.max_bytes >> 20, budget.keep_free >> 20), (34, 4), "of 50 and of 100");
+        let tiny = DiskSpace { total: 3 << 20, ..DiskSpace::default() };
+        assert_eq!(Budget::new(&StorageWishes::default(), &tiny).keep_free, 2 << 20);
     }
 
     #[test]

@@ -154,7 +154,7 @@ pub(super) fn step(
             if removal.why == Why::Uploaded {
                 house.swept = Some(orders.now);
             }
-            remove(connection, removal, &mut done)?;
+            remove(connection, removal, front.last, &mut done)?;
             done.next = NextStep::Now;
         }
         None => {
@@ -201,8 +201,22 @@ fn choose(
     Ok((may_drop && last >= front.first).then(|| front.removal(last, Why::NoSpace)))
 }
 
-fn remove(connection: &mut Connection, removal: Removal, done: &mut Housekeeping) -> rusqlite::Result<()> {
+fn remove(
+    connection: &mut Connection,
+    removal: Removal,
+    last: i64,
+    done: &mut Housekeeping,
+) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if removal.last >= last {
+        // How long its boot lasted is known from the last reading.
+        transaction
+            .prepare_cached(
+                "UPDATE boots SET seen_ms = max(seen_ms, (SELECT at_ms FROM journal WHERE seq = ?1))
+                 WHERE boot = (SELECT boot FROM journal WHERE seq = ?1)",
+            )?
+            .execute([last])?;
+    }
     let rows = transaction
         .prepare_cached("DELETE FROM journal WHERE seq BETWEEN ?1 AND ?2")?
         .execute(params![removal.first, removal.last])? as u64;

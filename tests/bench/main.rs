@@ -1,7 +1,7 @@
 //! What durability costs: readings per second, time on the processor and memory, beside mosquitto's plain QoS 1, which
 //! keeps nothing.
 //!
-//! And whether guesses at tokens take longer the nearer they come.
+//! And whether guesses at tokens take longer the nearer they come, and how long a start takes with a long journal.
 //!
 //! Runs for a moment as a test, so that it does not rot. `BENCH=full cargo test --release --test bench -- --nocapture`
 //! measures in earnest and prints the tables; mosquitto is measured if it is installed.
@@ -12,6 +12,7 @@ mod support;
 
 mod guesses;
 mod mosquitto;
+mod start;
 
 use std::{
     net::SocketAddr,

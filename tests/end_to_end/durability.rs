@@ -173,7 +173,7 @@ fn while_the_disk_keeps_failing_nothing_is_acknowledged_and_clients_are_told_to_
 
 #[test]
 fn a_full_disk_yields_no_puback_and_space_that_comes_back_is_used() {
-    let setup = Setup::new().limit("refusals_per_address", 100_000);
+    let setup = Setup::new().limit("refusals_per_address", 100_000).setting("storage.policy = 'refuse-new'");
     let data = setup.home().data_dir();
     fs::create_dir(&data).expect("the mount point");
     let mount = format!("mount -t tmpfs -o size=3m,mode=0700 tmpfs '{}'", data.display());
@@ -185,9 +185,8 @@ fn a_full_disk_yields_no_puback_and_space_that_comes_back_is_used() {
     let mut client = broker.online(V311, &device, "meter");
     client.telemetry(&numbered(0));
 
-    let ballast = PathBuf::from(format!("/proc/{}/root{}/ballast", broker.pid(), data.display()));
-    let filler = vec![0u8; 8 << 20];
-    assert!(fs::write(&ballast, &filler).is_err(), "more than fits does not fit");
+    let filler = PathBuf::from(format!("/proc/{}/root{}/filler", broker.pid(), data.display()));
+    assert!(fs::write(&filler, vec![0u8; 8 << 20]).is_err(), "more than fits does not fit");
     let mut acked = 1;
     let closed = loop {
         client.publish_only(TELEMETRY, numbered(acked));
@@ -201,9 +200,12 @@ fn a_full_disk_yields_no_puback_and_space_that_comes_back_is_used() {
         }
     };
     assert!(closed, "a full disk must show at some time");
-    fs::remove_file(&ballast).expect("it was written");
-    let mut client = until("space is found again", SOON, || let_in(&broker, V311, &device));
-    client.telemetry(&numbered(acked + 1));
+    fs::remove_file(&filler).expect("it was written");
+    until("space is found again", Duration::from_secs(20), || {
+        let mut client = let_in(&broker, V311, &device)?;
+        client.publish_only(TELEMETRY, numbered(acked + 1));
+        matches!(client.next(SOON), Event::Packet(_)).then_some(())
+    });
     let stored = inside(&broker, &["telemetry", "--format", "ndjson"]);
     let rows: Vec<crate::support::home::Row> =
         stdout(&stored).lines().map(|line| serde_json::from_str(line).expect("ndjson")).collect();
@@ -211,6 +213,57 @@ fn a_full_disk_yields_no_puback_and_space_that_comes_back_is_used() {
     assert_eq!(missing(&values, (0..acked).chain([acked + 1])), [0; 0]);
     assert!(broker.exit_status().is_none(), "without a restart");
     broker.stop();
+}
+
+#[test]
+fn on_a_full_disk_the_oldest_make_room_for_the_new_and_each_is_counted() {
+    let setup = Setup::new();
+    let data = setup.home().data_dir();
+    fs::create_dir(&data).expect("the mount point");
+    let mount = format!("mount -t tmpfs -o size=3m,mode=0700 tmpfs '{}'", data.display());
+    let Some(wrapper) = enter_new(Kind::Mount, &mount) else { return };
+    let words: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let mut broker = setup.under(&words).start();
+    let token = stdout(&inside(&broker, &["device", "add", "pump"])).trim_end().to_owned();
+    let mut client = broker.online(V311, &Device { name: "pump".to_owned(), token }, "meter");
+    let filler = PathBuf::from(format!("/proc/{}/root{}/filler", broker.pid(), data.display()));
+    fs::write(&filler, vec![0u8; 1 << 20]).expect("there is so much");
+    let wide = "x".repeat(500);
+    for n in 0..10_000 {
+        client.telemetry(&format!(r#"{{"n":{n},"wide":"{wide}"}}"#));
+    }
+    until("somebody is told", SOON, || {
+        (broker.log_lines_with("dropped the oldest readings") > 0).then_some(())
+    });
+    let stored = inside(&broker, &["telemetry", "--format", "ndjson"]);
+    let kept = stdout(&stored).lines().count();
+    assert!((1000..5000).contains(&kept), "{kept} of 10,000 fit");
+    let newest = stdout(&inside(&broker, &["telemetry", "--format", "ndjson", "--limit", "1"]));
+    assert!(newest.contains(r#""n":9999"#), "{newest}");
+    broker.stop();
+}
+
+#[test]
+fn the_data_directory_stays_within_max_bytes_and_the_newest_readings_stay() {
+    let broker = Setup::new().setting("storage.max_bytes = '16 MiB'").start();
+    let device = broker.add_device("pump");
+    let mut client = broker.online(V311, &device, "meter");
+    let wide = "x".repeat(400);
+    let mut last = 0;
+    for _ in 0..400 {
+        let readings: Vec<String> =
+            (last + 1..=last + 130).map(|n| format!(r#"{{"n":{n},"w":"{wide}"}}"#)).collect();
+        client.telemetry(&format!("[{}]", readings.join(",")));
+        last += readings.len();
+    }
+    let used = || -> u64 {
+        let files = fs::read_dir(broker.data_dir()).expect("a directory");
+        files.map(|file| file.expect("a file").metadata().expect("it is there").len()).sum()
+    };
+    assert!(used() < 17 << 20, "{} bytes of 21 MB that came", used());
+    assert_eq!(broker.count(&format!("SELECT count(*) FROM journal WHERE seq > {}", last - 1000)), 1000);
+    let lost = broker.count("SELECT no_space FROM removed");
+    assert_eq!(lost + broker.count("SELECT count(*) FROM journal"), last as i64, "each is counted");
 }
 
 /// Runs a subcommand among the mounts of the broker.

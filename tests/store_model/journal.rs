@@ -3,9 +3,12 @@
 use forebay::{
     clock::{ClockState, Mono, Now, Wall},
     ids::{DeviceName, Seq},
-    record::{Quarantined, Record},
+    record::{Placed, Quarantined, Record, Rejected, Settlement},
     session::Batch,
-    store::{BootId, Buffer, BufferReader, Query, StoreOptions},
+    store::{
+        BootId, Budget, Buffer, BufferReader, DiskSpace, Housekeeping, Losses, NextStep, Policy, Query,
+        StoreOptions, Stretch,
+    },
 };
 
 use crate::{
@@ -47,7 +50,7 @@ impl<'a> Both<'a> {
     /// Makes one call on both, and compares what can be seen.
     pub fn call(&mut self) {
         self.now_ms += self.chance.below(100) as i64;
-        match self.chance.below(20) {
+        match self.chance.below(24) {
             0..9 => self.append(),
             9..11 => self.set_clock(),
             11 => self.checkpoint(),
@@ -56,12 +59,18 @@ impl<'a> Both<'a> {
                 self.pass_boots();
                 self.start();
             }
+            14..16 => self.settle(),
+            16..18 => self.keep_house(),
+            18 => self.outbound(),
             _ => self.query(),
         }
         let buffer = self.buffer.as_ref().expect("open");
         assert_eq!(buffer.last_seq(), self.model.last_seq());
         assert_eq!(buffer.quarantine_len().expect("counted"), self.model.quarantine_len());
         assert_eq!(buffer.quarantine_dropped(), self.model.quarantine_dropped());
+        assert_eq!(buffer.settlement().expect("read"), *self.model.settlement());
+        assert_eq!(buffer.rejected_len().expect("counted"), self.model.rejected_len());
+        assert_eq!(buffer.lost(), self.model.lost());
     }
 
     fn start(&mut self) {
@@ -89,7 +98,8 @@ impl<'a> Both<'a> {
     fn append(&mut self) {
         let mut seq = self.model.last_seq();
         let mut batch = Batch::default();
-        for _ in 0..self.chance.below(5) {
+        let many = self.chance.below(60) == 0;
+        for _ in 0..if many { 600 } else { self.chance.below(5) } {
             seq = seq.next();
             batch.records.push(self.record(seq));
         }
@@ -107,7 +117,7 @@ impl<'a> Both<'a> {
     }
 
     fn record(&mut self, seq: Seq) -> Record {
-        let filler = "x".repeat(self.chance.below(300) as usize);
+        let filler = "x".repeat(self.chance.below(200) as usize);
         Record {
             seq,
             device: device(self.chance.below(4)),
@@ -115,6 +125,90 @@ impl<'a> Both<'a> {
             device_ts: self.chance.coin().then(|| self.chance.below(100_000) as i64 - 50_000),
             values: format!("{{\"seq\":{},\"filler\":\"{filler}\"}}", seq.0),
         }
+    }
+
+    /// The hub has taken what was next, and perhaps something of what is new; a reading of it, it has not.
+    fn settle(&mut self) {
+        let places = self.model.places();
+        let Some(last) = places.last() else { return };
+        let before = self.model.settlement().through;
+        let mut through = before;
+        if self.chance.coin() {
+            through = Seq(before.0 + self.chance.below(last.0 + 1 - before.0.min(last.0)) / 2);
+        }
+        let mut beyond = Vec::new();
+        let mut end = through.0 + 1;
+        while self.chance.coin() && end + 4 < last.0 {
+            let first = end + 1 + self.chance.below(2);
+            end = first + self.chance.below(last.0 - first);
+            beyond.push((Seq(first), Seq(end)));
+            end += 1;
+        }
+        let poison = places.iter().filter(|seq| **seq > before && **seq <= through && seq.0 % 7 == 0);
+        let rejected = poison.map(|seq| Rejected { seq: *seq, reason: "not valid".to_owned() }).collect();
+        let settlement = Settlement { through, beyond, rejected };
+        let batch = Batch { settlement: Some(settlement), ..Batch::default() };
+        self.buffer.as_mut().expect("open").append(&batch).expect("stored");
+        self.model.append(&batch, QUARANTINE_ROWS as usize);
+    }
+
+    fn keep_house(&mut self) {
+        let is_short = self.chance.coin();
+        let age_ms = self.chance.coin().then(|| self.chance.below(4000));
+        let budget = Budget {
+            max_bytes: if is_short { 200 << 10 } else { 1 << 30 },
+            keep_free: 1,
+            max_age: age_ms.map(std::time::Duration::from_millis),
+            keep_uploaded: self.chance.coin(),
+            policy: if self.chance.coin() { Policy::DropOldest } else { Policy::RefuseNew },
+        };
+        let disk = DiskSpace { free: self.chance.below(2), ..DiskSpace::default() };
+        let may = Losses {
+            too_old: age_ms.map_or(0, |_| u64::MAX),
+            no_space: if budget.policy == Policy::DropOldest && (is_short || disk.free == 0) {
+                u64::MAX
+            } else {
+                0
+            },
+            rejected: 0,
+        };
+        let now = Mono(self.now_ms.unsigned_abs() * 1000);
+        for _ in 0..self.chance.below(20) {
+            let rows_max = 1 + self.chance.below(100) as u32;
+            let buffer = self.buffer.as_mut().expect("open");
+            let done: Housekeeping = buffer.keep_house(&budget, &disk, now, rows_max).expect("kept");
+            assert!(done.uploaded + done.lost.total() <= rows_max.into());
+            let left: Vec<Seq> =
+                self.read_outbound(Seq(0), Seq(u64::MAX)).into_iter().map(|(seq, ..)| seq).collect();
+            self.model.keep_house(&left, &done, &may);
+            if done.next != NextStep::Now {
+                break;
+            }
+        }
+    }
+
+    fn outbound(&mut self) {
+        let last = self.model.last_seq().0;
+        let after = Seq(self.chance.below(last + 2));
+        let through = Seq(self.chance.below(last + 2));
+        let found = self.read_outbound(after, through);
+        let expected = self.model.outbound(after, through);
+        assert_eq!(found.len(), expected.len());
+        for ((seq, time, values), (expected_seq, expected_time, expected_values)) in
+            found.into_iter().zip(expected)
+        {
+            assert_eq!((seq, values), (expected_seq, expected_values));
+            match expected_time {
+                Some(expected) => assert_eq!(time, expected),
+                None => assert!(matches!(time, Placed::Pending(_) | Placed::Estimated(_)), "{time:?}"),
+            }
+        }
+    }
+
+    fn read_outbound(&mut self, after: Seq, through: Seq) -> Vec<(Seq, Placed, String)> {
+        let stretch = Stretch { after, through, rows_max: usize::MAX, bytes_max: usize::MAX };
+        let found = self.buffer.as_mut().expect("open").outbound(&stretch).expect("read");
+        found.into_iter().map(|reading| (reading.seq, reading.time, reading.values)).collect()
     }
 
     fn set_clock(&mut self) {

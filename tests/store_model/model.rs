@@ -1,14 +1,14 @@
 //! What the store promises, in as few lines as it takes: lists and maps in memory, nothing about files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use forebay::{
     clock::{ClockState, Wall},
     identity::{Identity, Role, TokenHash},
     ids::{DeviceName, IdentityId, Seq},
-    record::Record,
+    record::{Placed, Record, Settlement},
     session::Batch,
-    store::Query,
+    store::{Housekeeping, Losses, Query},
 };
 
 /// A boot of the machine, as the journal knows it.
@@ -26,9 +26,15 @@ pub struct Journal {
     boots: Vec<Boot>,
     /// Each reading with the index of its boot.
     readings: Vec<(Record, usize)>,
+    /// The last reading there ever was: its place, its boot, its time.
+    last: Option<(Seq, usize, i64)>,
     /// Payloads in quarantine, oldest first.
     quarantined: Vec<Vec<u8>>,
     dropped: u64,
+    settlement: Settlement,
+    /// Places of readings the hub does not take.
+    rejected: Vec<Seq>,
+    lost: Losses,
 }
 
 /// A reading as it is to be read back.
@@ -45,8 +51,8 @@ impl Journal {
     /// The journal is opened in boot `id`, so long after its beginning. The newest boot goes on if it is the same one,
     /// unless its last reading, or the last opening, lies in the future.
     pub fn open(&mut self, id: &str, now_ms: i64, clock: ClockState) {
-        let last = self.readings.last().filter(|(_, boot)| boot + 1 == self.boots.len());
-        let is_past = last.is_none_or(|(record, _)| record.received.as_millis() <= now_ms);
+        let last = self.last.filter(|(_, boot, _)| boot + 1 == self.boots.len());
+        let is_past = last.is_none_or(|(_, _, received_ms)| received_ms <= now_ms);
         match self.boots.last() {
             Some(newest) if newest.id == id && is_past && newest.opened_ms <= now_ms => self.set_clock(clock),
             _ => self.boots.push(Boot { id: id.to_owned(), clock, opened_ms: now_ms }),
@@ -66,6 +72,12 @@ impl Journal {
     pub fn append(&mut self, batch: &Batch, quarantine_rows: usize) {
         let boot = self.boots.len() - 1;
         self.readings.extend(batch.records.iter().map(|record| (record.clone(), boot)));
+        if let Some(record) = batch.records.last() {
+            self.last = Some((record.seq, boot, record.received.as_millis()));
+        }
+        if let Some(settlement) = &batch.settlement {
+            self.settle(settlement, quarantine_rows);
+        }
         if batch.quarantined.is_empty() {
             return;
         }
@@ -75,8 +87,76 @@ impl Journal {
         self.dropped += over as u64;
     }
 
+    fn settle(&mut self, settlement: &Settlement, rows: usize) {
+        self.settlement.through = self.settlement.through.max(settlement.through);
+        self.settlement.beyond = settlement.beyond.clone();
+        let is_here = |seq: Seq| self.readings.iter().any(|(record, _)| record.seq == seq);
+        self.rejected
+            .extend(settlement.rejected.iter().map(|rejected| rejected.seq).filter(|seq| is_here(*seq)));
+        self.rejected.sort();
+        self.rejected.dedup();
+        let over = self.rejected.len().saturating_sub(rows);
+        self.rejected.drain(..over);
+        self.lost.rejected += over as u64;
+    }
+
+    pub fn settlement(&self) -> &Settlement {
+        &self.settlement
+    }
+
+    pub fn rejected_len(&self) -> u64 {
+        self.rejected.len() as u64
+    }
+
+    pub fn lost(&self) -> Losses {
+        self.lost
+    }
+
+    pub fn places(&self) -> Vec<Seq> {
+        self.readings.iter().map(|(record, _)| record.seq).collect()
+    }
+
+    fn is_settled(&self, seq: Seq) -> bool {
+        let Settlement { through, beyond, .. } = &self.settlement;
+        seq <= *through || beyond.iter().any(|(first, last)| (*first..=*last).contains(&seq))
+    }
+
+    /// House was kept, and these places are left: what went must be what the hub has, or the oldest of the rest, each
+    /// counted. Nothing is too old, and nothing is dropped for want of room, unless it `may` be.
+    pub fn keep_house(&mut self, left: &[Seq], done: &Housekeeping, may: &Losses) {
+        let left: BTreeSet<Seq> = left.iter().copied().collect();
+        let went: Vec<Seq> = self.places().into_iter().filter(|seq| !left.contains(seq)).collect();
+        let (settled, rest): (Vec<Seq>, Vec<Seq>) = went.iter().partition(|seq| self.is_settled(**seq));
+        assert_eq!(settled.len() as u64, done.uploaded, "{went:?}");
+        assert_eq!(rest.len() as u64, done.lost.too_old + done.lost.no_space, "{went:?}");
+        assert!(done.lost.too_old <= may.too_old && done.lost.no_space <= may.no_space, "{done:?}");
+        let oldest_left = left.iter().find(|seq| !self.is_settled(**seq));
+        assert!(
+            rest.iter().all(|seq| oldest_left.is_none_or(|left| seq < left)),
+            "{rest:?} before {oldest_left:?}"
+        );
+        self.readings.retain(|(record, _)| left.contains(&record.seq));
+        self.lost += done.lost;
+    }
+
+    /// What the uplink is to get from behind `after`: place, time and values.
+    pub fn outbound(&self, after: Seq, through: Seq) -> Vec<(Seq, Option<Placed>, String)> {
+        let wanted = |record: &Record| record.seq > after && record.seq <= through;
+        let readings = self.readings.iter().filter(|(record, _)| wanted(record));
+        readings
+            .map(|(record, boot)| (record.seq, self.placed(record, *boot), record.values.clone()))
+            .collect()
+    }
+
+    /// The time, where it is not an estimate.
+    fn placed(&self, record: &Record, boot: usize) -> Option<Placed> {
+        let clock = self.boots[boot].clock;
+        let received = clock.offset_ms + record.received.as_millis();
+        record.device_ts.map(Placed::Given).or(clock.synchronised.then_some(Placed::Known(received)))
+    }
+
     pub fn last_seq(&self) -> Seq {
-        self.readings.last().map_or(Seq(0), |(record, _)| record.seq)
+        self.last.map_or(Seq(0), |(seq, ..)| seq)
     }
 
     pub fn quarantine_len(&self) -> u64 {
