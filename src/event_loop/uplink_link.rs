@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 
-use mio::{Registry, event::Event};
+use mio::{Registry, Token, event::Event};
 
 use crate::{
     byte_queue::ByteQueue,
@@ -12,7 +12,7 @@ use crate::{
     limits::{ADDRESS_TIMEOUT, ADDRESS_TIMEOUT_MIN, UPLINK_CONNECT_TIMEOUT},
     net::{
         connection::WriteOutcome,
-        resolver::{Asking, Resolver, Ticket},
+        resolver::{Answer, Asking, Resolver, Ticket},
         scratch::Scratch,
         tls_client::HubTls,
         upstream::{Reading, Upstream},
@@ -35,6 +35,15 @@ pub struct HubPlace {
     pub port: u16,
     /// Present if TLS is spoken.
     pub tls: Option<HubTls>,
+}
+
+/// What a link needs to make its way.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) place: &'a HubPlace,
+    pub(super) registry: &'a Registry,
+    /// Under which its events come.
+    pub(super) token: Token,
 }
 
 /// What one attempt at the hub, or the connection, is doing.
@@ -77,15 +86,10 @@ pub(super) enum Arrival {
 
 impl Link {
     /// Begins an attempt.
-    pub(super) fn begin(
-        &mut self,
-        place: &HubPlace,
-        resolver: &mut Resolver,
-        registry: &Registry,
-        now: Mono,
-    ) -> Attempt {
+    pub(super) fn begin(&mut self, way: Way<'_>, resolver: &mut Resolver, now: Mono) -> Attempt {
+        let place = way.place;
         match resolver.ask(&place.host, place.port) {
-            Asking::Known(address) => self.dial([address].into(), place, registry, now),
+            Asking::Known(address) => self.dial([address].into(), way, now),
             Asking::Waiting(ticket) => {
                 *self = Self::Resolving(ticket);
                 Attempt::Pending
@@ -98,20 +102,13 @@ impl Link {
     }
 
     /// Takes the resolver's answer, if it is the one waited for.
-    pub(super) fn on_answer(
-        &mut self,
-        ticket: Ticket,
-        addresses: io::Result<Vec<SocketAddr>>,
-        place: &HubPlace,
-        registry: &Registry,
-        now: Mono,
-    ) -> Attempt {
-        if !matches!(self, Self::Resolving(expected) if *expected == ticket) {
+    pub(super) fn on_answer(&mut self, answer: &Answer, way: Way<'_>, now: Mono) -> Attempt {
+        if !matches!(self, Self::Resolving(expected) if *expected == answer.ticket) {
             return Attempt::Pending;
         }
-        match addresses {
-            Ok(addresses) => self.dial(addresses.into(), place, registry, now),
-            Err(error) => self.fail(not_found(place, &error.to_string())),
+        match &answer.addresses {
+            Ok(addresses) => self.dial(addresses.iter().copied().collect(), way, now),
+            Err(error) => self.fail(not_found(way.place, &error.to_string())),
         }
     }
 
@@ -125,7 +122,7 @@ impl Link {
     }
 
     /// Goes on with the attempt, as far as the network and the time allow.
-    pub(super) fn advance(&mut self, place: &HubPlace, registry: &Registry, now: Mono) -> Attempt {
+    pub(super) fn advance(&mut self, way: Way<'_>, now: Mono) -> Attempt {
         let Self::Dialling(dialling) = self else { return Attempt::Pending };
         let error = match dialling.upstream.advance() {
             Ok(true) => {
@@ -143,7 +140,7 @@ impl Link {
             unreachable!("it was dialling when this began");
         };
         dialling.failed.push((dialling.address, error));
-        self.dial_next(dialling.rest, dialling.failed, dialling.each, place, registry, now)
+        self.dial_next(dialling.rest, dialling.failed, dialling.each, way, now)
     }
 
     /// Reads a portion, if there may be one.
@@ -193,17 +190,11 @@ impl Link {
         }
     }
 
-    fn dial(
-        &mut self,
-        addresses: VecDeque<SocketAddr>,
-        place: &HubPlace,
-        registry: &Registry,
-        now: Mono,
-    ) -> Attempt {
+    fn dial(&mut self, addresses: VecDeque<SocketAddr>, way: Way<'_>, now: Mono) -> Attempt {
         // All of them get their turn within what the uplink allows for one attempt.
         let share = UPLINK_CONNECT_TIMEOUT / (addresses.len() as u32 + 1);
         let each = share.clamp(ADDRESS_TIMEOUT_MIN, ADDRESS_TIMEOUT);
-        self.dial_next(addresses, Vec::new(), each, place, registry, now)
+        self.dial_next(addresses, Vec::new(), each, way, now)
     }
 
     fn dial_next(
@@ -211,13 +202,12 @@ impl Link {
         mut rest: VecDeque<SocketAddr>,
         mut failed: Vec<(SocketAddr, UpstreamError)>,
         each: Duration,
-        place: &HubPlace,
-        registry: &Registry,
+        way: Way<'_>,
         now: Mono,
     ) -> Attempt {
         while let Some(address) = rest.pop_front() {
-            let dialled = Upstream::connect(address, place.tls.as_ref()).and_then(|mut upstream| {
-                upstream.register(registry, super::UPLINK)?;
+            let dialled = Upstream::connect(address, way.place.tls.as_ref()).and_then(|mut upstream| {
+                upstream.register(way.registry, way.token)?;
                 Ok(upstream)
             });
             match dialled {
@@ -229,7 +219,7 @@ impl Link {
                 Err(error) => failed.push((address, error)),
             }
         }
-        self.fail(all_failed(place, &failed))
+        self.fail(all_failed(way.place, &failed))
     }
 
     fn fail(&mut self, failure: Failure) -> Attempt {
