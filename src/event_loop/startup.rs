@@ -130,6 +130,7 @@ impl EventLoop {
             recovered: buffer.recover()?,
             seed: seed()?,
         };
+        let uplink_connections = setup.limits.uplink_connections as usize;
         let broker = Broker::new(setup.limits, start, now);
         let tls = match &setup.certificate {
             Some(files) => Some(tls::load_server_config(&files.certificate, &files.key)?),
@@ -166,7 +167,7 @@ impl EventLoop {
             store_retry: Default::default(),
             house,
             on_stored: setup.on_stored,
-            uploading: Uploading::new(setup.uplink, &poll),
+            uploading: Uploading::new(setup.uplink, data_dir, uplink_connections, &poll),
             control,
             observed: Observed::new(now.mono),
             watchdog: watchdog(now),
@@ -225,7 +226,8 @@ fn watch_clock(poll: &Poll) -> Option<ClockWatch> {
 
 fn watch_registry(poll: &Poll, data_dir: &DataDir) -> Option<FileWatch> {
     let database = data_dir.registry_path();
-    let files = [database.clone(), database.with_extension("db-wal")];
+    // The kept tokens are the other half of who is forwarded as itself.
+    let files = [database.clone(), database.with_extension("db-wal"), data_dir.kept_tokens_path()];
     match FileWatch::new(poll.registry(), REGISTRY, &files) {
         Ok(watch) => Some(watch),
         Err(error) => {
