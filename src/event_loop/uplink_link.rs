@@ -363,12 +363,13 @@ mod tests {
     fn an_answer_nobody_waits_for_any_more_starts_nothing() {
         let poll = Poll::new().expect("poll");
         let mut resolver = Resolver::new(poll.registry(), Token(0)).expect("a resolver");
-        let place = place("localhost");
+        let place = self::place("localhost");
         let mut link = Link::Down;
         let began = link.begin(way(&place, &poll), &mut resolver, Mono(0));
         assert!(matches!(began, Attempt::Pending));
         let Link::Resolving(old) = link else { panic!("a name is looked up") };
-        link.begin(way(&place, &poll), &mut resolver, Mono(0));
+        let other = self::place("hub.invalid");
+        link.begin(way(&other, &poll), &mut resolver, Mono(0));
         let answer = |ticket| Answer { ticket, addresses: Ok(vec![closed()]) };
         link.on_answer(&answer(old), way(&place, &poll), Mono(0));
         let Link::Resolving(new) = link else { panic!("the old answer was not waited for") };
