@@ -138,6 +138,8 @@ impl EventLoop {
         let signals =
             Signals::install(poll.registry(), SIGNALS).map_err(|e| RunError::System("catch signals", e))?;
         let listeners = bind_all(&setup.listen, &poll)?;
+        let uploading = Uploading::new(setup.uplink, data_dir.clone(), uplink_connections, &poll)
+            .map_err(|error| RunError::System("make a waker", error))?;
         Ok(Self {
             events: Events::with_capacity(EVENTS_PER_TURN),
             clock_watch: watch_clock(&poll),
@@ -162,7 +164,7 @@ impl EventLoop {
             store_retry: Default::default(),
             house,
             on_stored: setup.on_stored,
-            uploading: Uploading::new(setup.uplink, data_dir, uplink_connections, &poll),
+            uploading,
             watchdog: watchdog(now),
             stopping: false,
             poll,

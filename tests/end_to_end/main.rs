@@ -19,3 +19,4 @@ mod secrets;
 mod sessions;
 mod systemd_unit;
 mod uplink;
+mod uplink_devices;
