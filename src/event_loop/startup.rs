@@ -142,6 +142,8 @@ impl EventLoop {
         // Before the listeners: who sees them announced may ask.
         let control = listen_for_control(&poll, &data_dir);
         let listeners = bind_all(&setup.listen, &poll)?;
+        let uploading = Uploading::new(setup.uplink, data_dir.clone(), uplink_connections, &poll)
+            .map_err(|error| RunError::System("make a waker", error))?;
         Ok(Self {
             events: Events::with_capacity(EVENTS_PER_TURN),
             clock_watch: watch_clock(&poll),
@@ -167,7 +169,7 @@ impl EventLoop {
             store_retry: Default::default(),
             house,
             on_stored: setup.on_stored,
-            uploading: Uploading::new(setup.uplink, data_dir, uplink_connections, &poll),
+            uploading,
             control,
             observed: Observed::new(now.mono),
             watchdog: watchdog(now),

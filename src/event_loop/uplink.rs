@@ -5,7 +5,7 @@
 //!
 //! There is one uplink for everybody, if any, and one for each device that is forwarded as itself (`uplink_devices`).
 
-use std::{path::PathBuf, rc::Rc};
+use std::{io, path::PathBuf, rc::Rc};
 
 use mio::{Poll, event::Event};
 
@@ -60,7 +60,7 @@ impl UplinkSource {
 pub(super) struct Uploading {
     source: UplinkSource,
     watch: Option<FileWatch>,
-    resolver: Option<Resolver>,
+    resolver: Resolver,
     /// What is in force.
     setup: Option<Rc<UplinkSetup>>,
     /// Everybody's uplink has not begun yet, for the store must tell first where to go on.
@@ -74,7 +74,14 @@ pub(super) struct Uploading {
 }
 
 impl Uploading {
-    pub(super) fn new(source: UplinkSource, dir: DataDir, connections_max: usize, poll: &Poll) -> Self {
+    /// # Errors
+    /// If there can be no waker for the answers of the resolver.
+    pub(super) fn new(
+        source: UplinkSource,
+        dir: DataDir,
+        connections_max: usize,
+        poll: &Poll,
+    ) -> io::Result<Self> {
         let watch = source.watched.as_ref().and_then(|file| {
             FileWatch::new(poll.registry(), UPLINK_FILE, std::slice::from_ref(file))
                 .inspect_err(|error| {
@@ -85,7 +92,7 @@ impl Uploading {
         let mut uploading = Self {
             source,
             watch,
-            resolver: None,
+            resolver: Resolver::new(poll.registry(), RESOLVER)?,
             setup: None,
             is_waiting: false,
             begin_again: None,
@@ -94,7 +101,7 @@ impl Uploading {
             trouble: None,
         };
         uploading.load();
-        uploading
+        Ok(uploading)
     }
 
     /// Reads the settings; those that cannot be used leave what runs as it is.
@@ -243,7 +250,7 @@ impl Uploading {
     }
 
     pub(super) fn on_answers(&mut self, poll: &Poll, now: Now) {
-        while let Some(answer) = self.resolver.as_mut().and_then(Resolver::take) {
+        while let Some(answer) = self.resolver.take() {
             for running in self.all_mut() {
                 running.on_answer(&answer, poll, now);
             }
@@ -295,19 +302,11 @@ impl EventLoop {
 
     /// Everything else the uplinks want in this turn.
     pub(super) fn drive_uplink(&mut self, now: Now) {
-        if self.uploading.setup.is_some() && self.uploading.resolver.is_none() {
-            match Resolver::new(self.poll.registry(), RESOLVER) {
-                Ok(resolver) => self.uploading.resolver = Some(resolver),
-                Err(error) => log::error!("the uplink cannot make a waker: {error}"),
-            }
-        }
         let Uploading { resolver, running, devices, .. } = &mut self.uploading;
-        if let Some(resolver) = resolver {
-            if let Some(running) = running {
-                running.serve(resolver, &self.poll, now, tell_everybodys);
-            }
-            devices.serve(resolver, &self.poll, now);
+        if let Some(running) = running {
+            running.serve(resolver, &self.poll, now, tell_everybodys);
         }
+        devices.serve(resolver, &self.poll, now);
         if self.buffer.is_open() {
             if let Some(running) = running.as_mut().filter(|running| running.wants_page(now.mono)) {
                 running.read_page(&mut self.buffer, &whose(None, devices.forwarded()), now);
@@ -319,7 +318,13 @@ impl EventLoop {
 
     fn begin_uplinks(&mut self, now: Now) {
         let synchronised = self.clock.state().synchronised;
-        if self.uploading.devices.sync_is_due(now.mono) && self.buffer.is_open() {
+        let is_due = self.uploading.devices.sync_is_due(now.mono);
+        if is_due && !self.buffer.is_open() {
+            self.uploading.devices.put_off_sync(now.mono);
+        } else if is_due {
+            // Uplinks that end here are not to send again what the hub has acknowledged.
+            let settlements = self.uploading.poll_settlements();
+            self.commit_settlements(settlements, now);
             let Uploading { setup, devices, running, .. } = &mut self.uploading;
             let begins_again =
                 devices.sync(setup.as_deref(), &self.registry, &mut self.buffer, synchronised, now);

@@ -109,6 +109,11 @@ impl DeviceUplinks {
         self.sync_at = Some(Mono(0));
     }
 
+    /// The store is out of order: the files are looked at later.
+    pub(super) fn put_off_sync(&mut self, now: Mono) {
+        self.sync_at = Some(now + RETRY);
+    }
+
     pub(super) fn wants_sync(&self) -> bool {
         self.sync_at.is_some()
     }
