@@ -323,7 +323,7 @@ impl EventLoop {
             self.uploading.devices.put_off_sync(now.mono);
         } else if is_due {
             // Uplinks that end here are not to send again what the hub has acknowledged.
-            let settlements = self.uploading.poll_settlements();
+            let settlements = self.uploading.poll_last_settlements();
             self.commit_settlements(settlements, now);
             let Uploading { setup, devices, running, .. } = &mut self.uploading;
             let begins_again =

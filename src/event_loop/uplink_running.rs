@@ -175,7 +175,8 @@ impl Running {
     /// Whether the next turn has something to do at once.
     pub(super) fn is_busy(&self, store_is_open: bool) -> bool {
         let reads = store_is_open && self.wanted.is_some() && self.read_again.is_none();
-        self.is_touched || self.link.can_read() || reads
+        let settles = store_is_open && self.uplink.settlement_is_due();
+        self.is_touched || self.link.can_read() || reads || settles
     }
 
     /// When it wants to be looked at.
