@@ -225,7 +225,8 @@ impl Broker {
         self.durability.subscribers_in_doubt |= self.sessions.iter().any(is_subscriber);
     }
 
-    /// Forgets everything that is on disk as well: it is in doubt, and will be read anew.
+    /// Forgets everything that is on disk as well: it is in doubt, and will be read anew. What is retained is shown until
+    /// then; who subscribes now would not be told of it later.
     pub(super) fn forget_everything_durable(&mut self, now: Now) {
         let durable: Vec<SessionSlot> =
             self.sessions.iter().filter(|(_, s)| s.durable.is_some()).map(|(slot, _)| slot).collect();
@@ -233,7 +234,6 @@ impl Broker {
             self.doubt_will(slot);
             self.end_session(slot, now);
         }
-        self.retained.clear();
         let Durability { doubtful_wills, subscribers_in_doubt, .. } = std::mem::take(&mut self.durability);
         self.durability = Durability { doubtful_wills, subscribers_in_doubt, ..Durability::default() };
     }
