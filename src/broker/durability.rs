@@ -36,6 +36,8 @@ pub(super) struct Durability {
     awaiting: VecDeque<(Ticket, SessionSlot)>,
     /// Wills of sessions that are in doubt: published once the disk does not have them.
     doubtful_wills: Vec<DoubtfulWill>,
+    /// Whether there are subscribers that nobody knows while the store is out of order.
+    subscribers_in_doubt: bool,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,11 @@ impl Durability {
     /// Whether somebody waits for a commit.
     pub(super) fn is_awaited(&self) -> bool {
         !self.awaiting.is_empty()
+    }
+
+    /// Whether a message may be owed to somebody who is known to the disk only.
+    pub(super) fn has_subscribers_in_doubt(&self) -> bool {
+        self.subscribers_in_doubt
     }
 
     /// Forgets which message went to many.
@@ -211,7 +218,15 @@ impl Broker {
         }
     }
 
-    /// Forgets everything that is on disk as well: it is in doubt, and will be read anew.
+    /// Notes, before anybody is cut off, whether there are durable sessions with subscriptions.
+    pub(super) fn doubt_subscribers(&mut self) {
+        let is_subscriber =
+            |(_, session): (_, &Session)| session.durable.is_some() && !session.subscriptions.is_empty();
+        self.durability.subscribers_in_doubt |= self.sessions.iter().any(is_subscriber);
+    }
+
+    /// Forgets everything that is on disk as well: it is in doubt, and will be read anew. What is retained is shown until
+    /// then; who subscribes now would not be told of it later.
     pub(super) fn forget_everything_durable(&mut self, now: Now) {
         let durable: Vec<SessionSlot> =
             self.sessions.iter().filter(|(_, s)| s.durable.is_some()).map(|(slot, _)| slot).collect();
@@ -219,9 +234,8 @@ impl Broker {
             self.doubt_will(slot);
             self.end_session(slot, now);
         }
-        self.retained.clear();
-        let doubtful_wills = std::mem::take(&mut self.durability.doubtful_wills);
-        self.durability = Durability { doubtful_wills, ..Durability::default() };
+        let Durability { doubtful_wills, subscribers_in_doubt, .. } = std::mem::take(&mut self.durability);
+        self.durability = Durability { doubtful_wills, subscribers_in_doubt, ..Durability::default() };
     }
 
     /// Keeps the will of a durable session apart, if it has one: the disk may have it as well, and it is published once.

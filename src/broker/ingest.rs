@@ -73,10 +73,12 @@ impl Broker {
     fn on_message(&mut self, conn: ConnId, publish: &Publish<'_>, message: Message, now: Now) {
         let before = self.gate.appended();
         let message = Arc::new(message);
+        // Who subscribed is on disk, and so is what they are owed: no answer may say that it will reach them.
+        let is_owed = message.qos > QoS::AtMostOnce && self.durability.has_subscribers_in_doubt();
+        if self.store == StoreState::Failed && (message.retain || is_owed) {
+            return self.close(conn, CloseReason::StoreFailed, now);
+        }
         if message.retain {
-            if self.store == StoreState::Failed {
-                return self.close(conn, CloseReason::StoreFailed, now);
-            }
             // Who can be told is told, and the message goes nowhere; else it goes to those who are there.
             let hears =
                 |client: &Client| client.version == ProtocolVersion::V5 && publish.qos > QoS::AtMostOnce;

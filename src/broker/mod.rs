@@ -442,6 +442,7 @@ impl Broker {
         self.commit_due = false;
         self.announcements.clear();
         self.deadlines.cancel(Deadline::Commit);
+        self.doubt_subscribers();
         let mut cut_off: BTreeSet<ConnId> = self.gate.give_up().map(|held| held.conn).collect();
         let durable = |(_, session): (_, &Session)| session.conn.filter(|_| session.durable.is_some());
         cut_off.extend(self.sessions.iter().filter_map(durable));

@@ -33,8 +33,9 @@ impl Broker {
         true
     }
 
-    /// Takes over what is on disk; what has expired meanwhile goes.
+    /// Takes over what is on disk, instead of what there was; what has expired meanwhile goes.
     pub(super) fn adopt_retained(&mut self, messages: Vec<Message>, now: Now) {
+        self.retained.clear();
         for message in messages {
             if message.is_expired(now.mono) {
                 self.note(Change::RetainedOver(message.topic().as_str().into()), now);

@@ -138,6 +138,8 @@ impl World {
                 keep_alive_s: 600,
                 expiry_s: 100_000,
                 filters: subscribes.map(|qos| ("hall/+".to_owned(), qos)).into_iter().collect(),
+                subscribes_again: false,
+                trusts_sessions: true,
                 in_flight_max: 3,
             };
             Client { conn: None, half: SessionHalf::new(terms), subscribes, got: Vec::new() }

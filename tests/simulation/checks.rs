@@ -43,9 +43,18 @@ pub struct Sent {
     pub is_ordered: bool,
 }
 
+/// Where local clients are told what devices sent.
+pub const TELEMETRY_OF_DEVICES: &str = "devices/";
+
 /// Everything sent, acknowledged and confirmed in a run.
 #[derive(Default)]
 pub struct Ledger {
+    /// Local clients that are promised every reading from now on.
+    readers: BTreeSet<usize>,
+    /// By reading, who is promised it and was not told yet.
+    wanted_by: BTreeMap<ReadingId, BTreeSet<usize>>,
+    /// The latest reading each of them was told, by stream.
+    told: BTreeMap<(usize, u64), u64>,
     sent: BTreeMap<ReadingId, Sent>,
     /// PUBACKs for these have reached their senders.
     acked: BTreeSet<ReadingId>,
@@ -59,6 +68,9 @@ impl Ledger {
     /// The reading may be on its way from now on.
     pub fn note_sent(&mut self, id: ReadingId, sent: Sent) {
         self.sent.insert(id, sent);
+        if !self.readers.is_empty() {
+            self.wanted_by.insert(id, self.readers.clone());
+        }
     }
 
     /// The sender of the reading was told that it is stored.
@@ -83,6 +95,65 @@ impl Ledger {
             Some(id) => Err(format!("LOST: {id:?} was acknowledged and the store has not confirmed it")),
         }
     }
+
+    // ---- what local clients are told ----------------------------------------------------------------------
+
+    /// The local client's subscription to what devices send was acknowledged.
+    pub fn add_reader(&mut self, reader: usize) {
+        self.readers.insert(reader);
+    }
+
+    /// Its session is over, and what it was promised is forgiven.
+    pub fn forget_reader(&mut self, reader: usize) {
+        self.readers.remove(&reader);
+        for wanted_by in self.wanted_by.values_mut() {
+            wanted_by.remove(&reader);
+        }
+    }
+
+    /// A local client was told of a reading: of one on disk, and in the order in which its device sent it.
+    pub fn note_told(
+        &mut self,
+        reader: usize,
+        is_durable: bool,
+        topic: &str,
+        values: &str,
+    ) -> Result<(), String> {
+        let id = ReadingId::found_in(values).ok_or_else(|| format!("MADE UP: {values} on {topic}"))?;
+        let sent = self.sent.get(&id).ok_or_else(|| format!("MADE UP: nobody sent {id:?}"))?;
+        if topic != format!("{TELEMETRY_OF_DEVICES}{}/telemetry", sent.device) || values != sent.values {
+            return Err(format!("CHANGED: {id:?} of {} is told as {values} of {topic}", sent.device));
+        }
+        if !self.confirmed.contains(&id) {
+            return Err(format!("TOO EARLY: {id:?} is told and the store has not confirmed it"));
+        }
+        let was_wanted = self.wanted_by.get_mut(&id).is_some_and(|wanted_by| wanted_by.remove(&reader));
+        if was_wanted && is_durable && sent.is_ordered {
+            let latest = self.told.entry((reader, id.stream)).or_insert(id.number);
+            if id.number < *latest {
+                return Err(format!("ORDER: {id:?} is told after number {latest}"));
+            }
+            *latest = id.number;
+        }
+        Ok(())
+    }
+
+    /// The values of readings that were acknowledged, and the reader was promised and not told.
+    pub fn untold(&self, reader: usize) -> Vec<&str> {
+        let is_owed =
+            |(id, by): &(&ReadingId, &BTreeSet<usize>)| by.contains(&reader) && self.acked.contains(id);
+        let values = |(id, _): (&ReadingId, _)| &*self.sent[id].values;
+        self.wanted_by.iter().filter(is_owed).map(values).collect()
+    }
+
+    /// A reading that was acknowledged and not told to everybody who was promised it.
+    pub fn missing(&self) -> Option<String> {
+        let (id, wanted_by) =
+            self.wanted_by.iter().find(|(id, by)| !by.is_empty() && self.acked.contains(id))?;
+        Some(format!("{id:?} was not told to {wanted_by:?}"))
+    }
+
+    // ---- what is on disk ----------------------------------------------------------------------------------
 
     /// Reads the journal and checks that everything acknowledged is there, everything there was sent, as it was sent,
     /// and in the order in which it was sent. Gives back how many rows there are.

@@ -11,6 +11,7 @@ use crate::{
     faults::Faults,
     network::{KeepAlive, LinkId, Network, Read},
     operator::Operator,
+    post::Post,
     trace::{Trace, note},
     wire::{self, Connect, Heard, Terms, Version},
 };
@@ -29,12 +30,15 @@ pub struct Surroundings<'a> {
     pub network: &'a mut Network,
     pub trace: &'a mut Trace,
     pub ledger: &'a mut Ledger,
+    pub post: &'a mut Post,
     pub operator: &'a Operator,
     pub faults: &'a Faults,
     /// When the broker last tried to read the registry and could not.
     pub registry_unread_at: u64,
     /// Whether new messages are made.
     pub is_publishing: bool,
+    /// Whether the broker may end a session because more waits for it than may.
+    pub sessions_may_end: bool,
 }
 
 #[derive(Debug)]

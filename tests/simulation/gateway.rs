@@ -9,7 +9,11 @@ use forebay::{
     identity::{DeviceGrants, Identity},
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
-    session::{Batch, CloseReason, durable::Recovered},
+    record::Record,
+    session::{
+        Batch, CloseReason,
+        durable::{Change, Recovered},
+    },
     store::{BootId, Buffer, Registry, StoreError, StoreOptions},
 };
 
@@ -24,6 +28,10 @@ use crate::{
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
+const RUNNING_NOTE: Duration = Duration::from_secs(600);
+
+/// What is counted whenever it is in doubt what is on disk.
+pub const STORE_FAILURE: &str = "a store that is out of order";
 
 /// What can be done wrong on purpose, to show that it is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +41,32 @@ pub enum Sabotage {
     AnswerBeforeCommit,
     /// Commits are not flushed.
     CommitWithoutFlush,
+    /// Some change of a session is left out of every batch.
+    LeaveOut(Omission),
+}
+
+/// What is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Omission {
+    Subscriptions,
+    Deliveries,
+    Acknowledged,
+    Unreleased,
+    Retained,
+    Wills,
+}
+
+impl Omission {
+    fn concerns(self, change: &Change) -> bool {
+        match self {
+            Self::Subscriptions => matches!(change, Change::Subscribed { .. }),
+            Self::Deliveries => matches!(change, Change::Queued(_)),
+            Self::Acknowledged => matches!(change, Change::Delivered(_) | Change::Received(_)),
+            Self::Unreleased => matches!(change, Change::Unreleased { .. }),
+            Self::Retained => matches!(change, Change::Retained(_)),
+            Self::Wills => matches!(change, Change::Will { .. }),
+        }
+    }
 }
 
 /// The chapter of a turn at whose end the power goes.
@@ -93,7 +127,10 @@ pub struct Gateway {
     retry_at: Option<Mono>,
     retry_wait: Duration,
     clock_check: Option<Mono>,
+    running_note: Mono,
     registry_check: bool,
+    /// Readings of a commit that failed, until it is known whether they are on disk.
+    doubtful: Vec<Record>,
     sabotage: Sabotage,
     /// When the power goes, if it does.
     pub power_goes: Option<Moment>,
@@ -129,7 +166,9 @@ impl Gateway {
             retry_at: None,
             retry_wait: Duration::ZERO,
             clock_check: Some(now.mono + CLOCK_CHECK),
+            running_note: now.mono + RUNNING_NOTE,
             registry_check: false,
+            doubtful: Vec::new(),
             sabotage,
             power_goes: None,
             quarantine_max,
@@ -142,9 +181,15 @@ impl Gateway {
         self.registry.identities()
     }
 
+    /// What the store holds of sessions and retained messages.
+    pub fn recovered(&self) -> Result<Recovered, StoreError> {
+        self.buffer.recover()
+    }
+
     /// When the loop wakes up of its own accord.
     pub fn next_deadline(&self) -> Option<Mono> {
-        [self.retry_at, self.clock_check].into_iter().flatten().chain(self.broker.poll_timeout()).min()
+        let own = [self.retry_at, self.clock_check, Some(self.running_note)];
+        own.into_iter().flatten().chain(self.broker.poll_timeout()).min()
     }
 
     /// Somebody wrote to the registry's files.
@@ -272,7 +317,10 @@ impl Gateway {
 
     /// Gives back whether there was something to commit, and it was.
     fn commit(&mut self, room: &mut Room<'_>) -> bool {
-        let Some((through, batch)) = self.broker.poll_commit() else { return false };
+        let Some((through, mut batch)) = self.broker.poll_commit() else { return false };
+        if let Sabotage::LeaveOut(omission) = self.sabotage {
+            batch.changes.retain(|change| !omission.concerns(change));
+        }
         if self.sabotage == Sabotage::AnswerBeforeCommit {
             self.broker.handle_committed(through, room.now);
             room.ledger.note_confirmed(&batch.records);
@@ -289,11 +337,19 @@ impl Gateway {
             Err(error) => {
                 note!(room.trace, "{} is not stored: {error}", words(&batch));
                 room.trace.count("a commit that fails");
-                self.broker.handle_commit_failed(room.now);
-                self.reopen_store(room);
+                self.doubtful = batch.records;
+                self.fail_store(room);
                 false
             }
         }
+    }
+
+    fn fail_store(&mut self, room: &mut Room<'_>) {
+        if !room.disk.storage().is_gone() {
+            room.trace.count(STORE_FAILURE);
+        }
+        self.broker.handle_commit_failed(room.now);
+        self.reopen_store(room);
     }
 
     fn reopen_store(&mut self, room: &mut Room<'_>) {
@@ -303,7 +359,10 @@ impl Gateway {
         }
         match self.buffer.reopen().and_then(|()| self.buffer.recover()) {
             Ok(recovered) => {
-                note!(room.trace, "the store is open again, at {}", self.buffer.last_seq().0);
+                let last_seq = self.buffer.last_seq();
+                note!(room.trace, "the store is open again, at {}", last_seq.0);
+                self.doubtful.retain(|record| record.seq <= last_seq);
+                room.ledger.note_confirmed(&std::mem::take(&mut self.doubtful));
                 self.broker.handle_store_ready(recovered, room.now);
                 self.retry_at = None;
                 self.retry_wait = Duration::ZERO;
@@ -382,9 +441,22 @@ impl Gateway {
         if self.retry_at.is_some_and(|at| at <= room.now.mono) {
             self.reopen_store(room);
         }
+        if self.running_note <= room.now.mono {
+            self.note_running(room);
+        }
         if let Some(seen) = self.broker.poll_seen() {
             // Only a note for people.
             let _ = self.registry.note_seen(&seen);
+        }
+    }
+
+    fn note_running(&mut self, room: &mut Room<'_>) {
+        self.running_note = room.now.mono + RUNNING_NOTE;
+        if !self.broker.counts_time() || !self.broker.is_storing() {
+            return;
+        }
+        if self.buffer.note_running(room.now.mono).is_err() && !self.buffer.is_open() {
+            self.fail_store(room);
         }
     }
 
@@ -395,8 +467,7 @@ impl Gateway {
         note!(room.trace, "the clock is {clock:?}, noted {noted}");
         if !noted && self.broker.is_storing() && !self.buffer.is_open() {
             room.trace.count("a clock that cannot be noted");
-            self.broker.handle_commit_failed(room.now);
-            self.reopen_store(room);
+            self.fail_store(room);
         }
         self.clock_check = (!noted || !clock.synchronised).then_some(room.now.mono + CLOCK_CHECK);
     }
@@ -477,5 +548,10 @@ fn new_broker(
 fn words(batch: &Batch) -> String {
     let (first, last) = (batch.records.first(), batch.records.last());
     let places = first.zip(last).map(|(first, last)| (first.seq.0, last.seq.0));
-    format!("a batch of {} readings {places:?} and {} payloads", batch.records.len(), batch.quarantined.len())
+    format!(
+        "a batch of {} readings {places:?}, {} payloads and {} changes",
+        batch.records.len(),
+        batch.quarantined.len(),
+        batch.changes.len()
+    )
 }

@@ -3,31 +3,32 @@
 //! Two phases: things go wrong, and after every step nothing promised may be broken; then everything is healed, and
 //! everything must drain.
 
+mod inspection;
+mod power;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
 
-use forebay::{
-    clock::{ClockState, Mono, Now, Wall},
-    limits::Limits,
-    store::{BootId, StoreOptions},
-};
-use rusqlite::{Connection, OpenFlags};
+use forebay::{limits::Limits, store::StoreOptions};
 
 use crate::{
     chance::Chance,
     checks::Ledger,
     device::{Client, Surroundings},
-    disk::{Content, Disk},
-    faults::{Faults, LOSSES},
+    disk::Disk,
+    faults::Faults,
     follower::Follower,
-    gateway::{Gateway, Moment, Room, Sabotage, Turn},
-    machine::{self, Locking, data_dir},
+    gateway::{Gateway, STORE_FAILURE, Sabotage},
+    local::Local,
+    machine::{self, Locking},
     network::Network,
     operator::Operator,
+    post::Post,
     stranger::Strangers,
     trace::{Trace, note},
+    visitor::Visitor,
 };
 
 const MS: u64 = 1_000;
@@ -36,6 +37,8 @@ const SECOND: u64 = 1_000_000;
 const DRAIN_STEPS: u64 = 8_000;
 /// In how many of a million steps a copy of the disk loses power and is examined.
 const COPIES_EXAMINED: u32 = 15_000;
+/// Messages that may wait for a session without a run ever reaching it.
+const QUEUE_MESSAGES_ENOUGH: u32 = 1000;
 /// Bytes the log may reach: where it is started anew, and the largest batches beyond.
 const LOG_BYTES_MAX: usize = 4 << 20;
 
@@ -47,6 +50,17 @@ pub struct Plan {
     pub sabotage: Sabotage,
     /// Power cuts rather than everything.
     pub many_cuts: bool,
+    /// Who is there beside the gateway.
+    pub cast: Cast,
+}
+
+/// Who is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cast {
+    /// Devices, and local clients in most runs.
+    Drawn,
+    /// Local clients, and devices that say nothing.
+    LocalClients,
 }
 
 /// What a run that went well has to tell.
@@ -80,13 +94,19 @@ pub struct World {
     step: u64,
     network: Network,
     clients: Vec<Client>,
+    locals: Vec<Local>,
+    visitor: Option<Visitor>,
+    post: Post,
     strangers: Strangers,
     operator: Operator,
     follower: Follower,
     ledger: Ledger,
     gateway: Option<Gateway>,
     limits: Limits,
+    /// Whether sessions have had so little room that one may be over.
+    sessions_may_end: bool,
     registry_unread_at: u64,
+    store_failures: u64,
     /// When the machine, or the program, starts again.
     starts_at: u64,
     boot: u64,
@@ -118,6 +138,14 @@ impl World {
             .collect();
         let mut network = Network::new(chance.split());
         network.delay_max_us = faults.delay_max_us;
+        let mut post = Post::default();
+        let locals = match plan.cast {
+            Cast::LocalClients => chance.between(2, 4),
+            Cast::Drawn => chance.below(5),
+        };
+        let locals: Vec<Local> =
+            (0..locals).map(|number| Local::new(number as usize, chance.split(), &mut post)).collect();
+        let visitor = (!locals.is_empty()).then(|| Visitor::new(chance.split()));
         let strangers = Strangers::new(chance.split());
         let follower = Follower::new(chance.split());
         let limits = draw_limits(&mut chance);
@@ -129,13 +157,18 @@ impl World {
             step: 0,
             network,
             clients,
+            locals,
+            visitor,
+            post,
             strangers,
             operator,
             follower,
             ledger: Ledger::default(),
             gateway: None,
+            sessions_may_end: limits.client_queue_messages < QUEUE_MESSAGES_ENOUGH,
             limits,
             registry_unread_at: 0,
+            store_failures: 0,
             starts_at: 0,
             boot: 1,
             boot_began: 0,
@@ -180,6 +213,9 @@ impl World {
         while !self.operator.let_all_in(&self.options(), self.now, &mut self.trace) {
             self.revive_disk_if_gone();
         }
+        while !self.locals.is_empty() && !self.operator.let_locals_in(&self.options()) {
+            self.revive_disk_if_gone();
+        }
         for _ in 0..self.plan.steps {
             self.take_step()?;
         }
@@ -191,13 +227,20 @@ impl World {
         self.heal();
         for _ in 0..DRAIN_STEPS {
             self.take_step()?;
-            if self.clients.iter().all(Client::is_done) {
+            if self.unfinished().is_empty() {
                 return Ok(());
             }
         }
-        let stuck: Vec<String> =
-            self.clients.iter().filter(|c| !c.is_done()).map(Client::situation).collect();
-        Err(format!("STUCK: {}", stuck.join("; ")))
+        Err(format!("STUCK: {}", self.unfinished().join("; ")))
+    }
+
+    /// What has not drained yet, in words.
+    fn unfinished(&self) -> Vec<String> {
+        let devices = self.clients.iter().filter(|client| !client.is_done()).map(Client::situation);
+        let locals = self.locals.iter().filter(|local| !local.is_done()).map(Local::situation);
+        let visitor = self.visitor.iter().filter(|visitor| !visitor.is_done()).map(Visitor::situation);
+        let missing = [self.post.missing(), self.ledger.missing()];
+        devices.chain(locals).chain(visitor).chain(missing.into_iter().flatten()).collect()
     }
 
     /// Stops in good order, and looks at what is left.
@@ -227,6 +270,8 @@ impl World {
         self.network.delay_max_us = self.faults.delay_max_us;
         self.network.heal(self.now);
         self.clients.iter_mut().for_each(Client::heal);
+        self.locals.iter_mut().for_each(Local::heal);
+        self.visitor.iter_mut().for_each(Visitor::heal);
         if let Some(gateway) = &mut self.gateway {
             gateway.power_goes = None;
         }
@@ -245,6 +290,10 @@ impl World {
         self.operate();
         self.let_peers_act()?;
         self.run_gateway()?;
+        let failures = self.trace.counts().get(STORE_FAILURE).copied().unwrap_or_default();
+        if std::mem::replace(&mut self.store_failures, failures) < failures {
+            self.post.excuse_wills();
+        }
         self.ledger.check_step()?;
         if let Some(gateway) = &mut self.gateway {
             gateway.check_bounds()?;
@@ -281,6 +330,7 @@ impl World {
         }
         if self.chance.happens(self.faults.restarts) {
             self.limits = draw_limits(&mut self.chance);
+            self.sessions_may_end |= self.limits.client_queue_messages < QUEUE_MESSAGES_ENOUGH;
             self.stop_in_order();
         }
         if self.space_back_at.is_some_and(|at| at <= self.now) {
@@ -336,233 +386,18 @@ impl World {
             network: &mut self.network,
             trace: &mut self.trace,
             ledger: &mut self.ledger,
+            post: &mut self.post,
             operator: &self.operator,
             faults: &self.faults,
             registry_unread_at: self.registry_unread_at,
             is_publishing: !self.is_healed,
+            sessions_may_end: self.sessions_may_end,
         };
-        self.clients.iter_mut().try_for_each(|client| client.act(&mut around))
-    }
-
-    // ---- the machine --------------------------------------------------------------------------------------
-
-    fn run_gateway(&mut self) -> Result<(), String> {
-        if self.disk.storage().is_gone() {
-            // The operator's change was what the power went in.
-            return self.lose_power();
+        if self.plan.cast != Cast::LocalClients {
+            self.clients.iter_mut().try_for_each(|client| client.act(&mut around))?;
         }
-        if self.gateway.is_none() {
-            return if self.now >= self.starts_at { self.start() } else { Ok(()) };
-        }
-        let turn = self.with_room(|gateway, room| gateway.turn(room));
-        if turn == Turn::PowerLost {
-            return self.lose_power();
-        }
-        self.now += std::mem::take(&mut self.disk.storage().waited_us);
-        Ok(())
-    }
-
-    fn with_room<T>(&mut self, work: impl FnOnce(&mut Gateway, &mut Room<'_>) -> T) -> T {
-        let (now, clock) = (self.turn_time(), self.clock_state());
-        let mut room = Room {
-            now,
-            net_now: self.now,
-            clock,
-            disk: &self.disk,
-            network: &mut self.network,
-            ledger: &mut self.ledger,
-            trace: &mut self.trace,
-            registry_unread_at: &mut self.registry_unread_at,
-        };
-        work(self.gateway.as_mut().expect("it runs"), &mut room)
-    }
-
-    fn start(&mut self) -> Result<(), String> {
-        let options = self.options();
-        let boot = BootId::new(&format!("boot-{}", self.boot));
-        let (now, clock, seed) = (self.turn_time(), self.clock_state(), self.chance.next());
-        self.disk.forget_cached(&data_dir().buffer_path());
-        let started =
-            Gateway::start(self.limits.clone(), &options, &boot, now, clock, seed, self.plan.sabotage);
-        if self.disk.storage().is_gone() {
-            drop(started);
-            return self.lose_power();
-        }
-        match started {
-            Ok(gateway) => {
-                note!(self.trace, "started in boot {}", self.boot);
-                self.network.is_listening = true;
-                self.gateway = Some(gateway);
-                self.check_disk()
-            }
-            Err(error) => {
-                note!(self.trace, "cannot start: {error}");
-                self.trace.count("a start that fails");
-                if self.faults.disk_is_sound() {
-                    return Err(format!("CANNOT START: {error}"));
-                }
-                self.starts_at = self.now + 2 * SECOND;
-                Ok(())
-            }
-        }
-    }
-
-    fn plan_power_cut(&mut self) {
-        let moment = match self.chance.below(6) {
-            0 => Moment::BeforeCommit,
-            1 => Moment::AfterCommit,
-            2 => Moment::EndOfTurn,
-            _ => {
-                let mut storage = self.disk.storage();
-                let at = storage.changes() + self.chance.between(1, 40);
-                storage.cut_at_change = Some(at);
-                return;
-            }
-        };
-        if let Some(gateway) = &mut self.gateway {
-            gateway.power_goes = Some(moment);
-        }
-    }
-
-    /// The power is gone, and comes back.
-    fn lose_power(&mut self) -> Result<(), String> {
-        self.disk.storage().stop();
-        self.gateway = None;
-        self.follower.leave();
-        self.network.gateway_vanishes();
-        let loss = *self.chance.pick(&LOSSES);
-        self.trace.count("a power cut");
-        self.disk.storage().start_after_power_cut(loss);
-        self.summary.cuts += 1;
-        note!(self.trace, "the power went, losing {loss:?} of what was not flushed");
-        self.boot += 1;
-        self.boot_began = self.now;
-        // Without a clock of its own the machine comes up in the past.
-        self.clock = WallClock { offset_ms: self.chance.below(1_000_000) as i64, synchronised: false };
-        self.starts_at = self.now + self.chance.below(3 * SECOND);
-        Ok(())
-    }
-
-    fn revive_disk_if_gone(&mut self) {
-        let is_gone = self.disk.storage().is_gone();
-        if is_gone {
-            self.lose_power().expect("it only comes back");
-        }
-    }
-
-    /// The process is killed; the kernel keeps what it wrote.
-    fn kill(&mut self) -> Result<(), String> {
-        note!(self.trace, "killed");
-        self.summary.kills += 1;
-        self.disk.storage().stop();
-        self.gateway = None;
-        self.disk.storage().start_beside_others();
-        self.network.gateway_dies();
-        self.starts_at = self.now + self.chance.below(SECOND);
-        Ok(())
-    }
-
-    fn stop_in_order(&mut self) {
-        if self.gateway.is_none() {
-            return;
-        }
-        self.summary.restarts += 1;
-        let gateway = self.gateway.take();
-        let (now, clock) = (self.turn_time(), self.clock_state());
-        let mut room = Room {
-            now,
-            net_now: self.now,
-            clock,
-            disk: &self.disk,
-            network: &mut self.network,
-            ledger: &mut self.ledger,
-            trace: &mut self.trace,
-            registry_unread_at: &mut self.registry_unread_at,
-        };
-        let turn = gateway.map(|gateway| gateway.drain(&mut room));
-        if turn == Some(Turn::PowerLost) {
-            self.revive_disk_if_gone();
-        } else {
-            self.network.gateway_dies();
-            self.starts_at = self.now + self.chance.below(SECOND);
-        }
-    }
-
-    fn turn_time(&self) -> Now {
-        let mono = Mono(self.now - self.boot_began);
-        Now { mono, wall: Wall(mono.as_millis() + self.clock.offset_ms) }
-    }
-
-    fn clock_state(&self) -> ClockState {
-        ClockState { offset_ms: self.clock.offset_ms, synchronised: self.clock.synchronised }
-    }
-
-    fn options(&self) -> StoreOptions {
-        options(&self.disk, &self.limits, self.plan.sabotage)
-    }
-
-    // ---- what must hold -----------------------------------------------------------------------------------
-
-    /// What the disk holds right after a start.
-    fn check_disk(&mut self) -> Result<(), String> {
-        let undisturbed = Undisturbed::new(&self.disk);
-        let options = options(&self.disk, &self.limits, self.plan.sabotage);
-        let rows = self.ledger.check_journal(&options)?;
-        let devices = self.gateway.as_ref().expect("it runs").devices().map_err(|error| error.to_string())?;
-        drop(undisturbed);
-        note!(self.trace, "{rows} readings are in the journal");
-        self.operator.check(&devices)
-    }
-
-    /// What the disk would hold if the power went now.
-    fn examine_copy(&mut self) -> Result<(), String> {
-        if self.disk.storage().is_gone() {
-            return Ok(());
-        }
-        let content: Content = self.disk.storage().content.clone();
-        let copy = Disk::with_content(self.chance.next(), content);
-        let loss = *self.chance.pick(&LOSSES);
-        copy.storage().start_after_power_cut(loss);
-        self.summary.cuts_of_copies += 1;
-        let options = options(&copy, &self.limits, self.plan.sabotage);
-        let boot = BootId::new("the boot after");
-        let (now, clock) = (Now { mono: Mono(SECOND), wall: Wall(0) }, self.clock_state());
-        let gateway =
-            match Gateway::start(self.limits.clone(), &options, &boot, now, clock, 0, self.plan.sabotage) {
-                Ok(gateway) => gateway,
-                Err(error) => return Err(format!("CANNOT START after losing {loss:?}: {error}")),
-            };
-        let journal = self.ledger.check_journal(&options);
-        let devices = gateway.devices();
-        copy.storage().stop();
-        drop(gateway);
-        journal.map_err(|words| format!("if the power went now, losing {loss:?}: {words}"))?;
-        self.operator.check(&devices.map_err(|error| error.to_string())?)
-    }
-
-    fn check_log_size(&self) -> Result<(), String> {
-        let log = data_dir().buffer_path().with_extension("db-wal");
-        match self.disk.storage().content.bytes_of(&log.to_string_lossy()) {
-            bytes if bytes > LOG_BYTES_MAX => Err(format!("BOUND: the log has {bytes} bytes")),
-            _ => Ok(()),
-        }
-    }
-
-    /// SQLite finds nothing wrong with either file.
-    fn check_files(&self) -> Result<(), String> {
-        for path in [data_dir().buffer_path(), data_dir().registry_path()] {
-            let verdict = Connection::open_with_flags_and_vfs(
-                &path,
-                OpenFlags::SQLITE_OPEN_READ_WRITE,
-                self.disk.vfs(),
-            )
-            .and_then(|db| db.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)));
-            match verdict {
-                Ok(verdict) if verdict == "ok" => {}
-                verdict => return Err(format!("DAMAGED: {}: {verdict:?}", path.display())),
-            }
-        }
-        Ok(())
+        self.locals.iter_mut().try_for_each(|local| local.act(&mut around))?;
+        self.visitor.iter_mut().try_for_each(|visitor| visitor.act(&mut around))
     }
 }
 
@@ -571,34 +406,6 @@ impl Drop for World {
         if std::thread::panicking() {
             eprintln!("{}", self.report("an assertion failed"));
         }
-    }
-}
-
-/// While it lives, the disk does not fail: an observer is not to be part of the experiment.
-struct Undisturbed<'a> {
-    disk: &'a Disk,
-    io_errors: u32,
-    cut_at_change: Option<u64>,
-    slowest_sync_us: u64,
-}
-
-impl<'a> Undisturbed<'a> {
-    fn new(disk: &'a Disk) -> Self {
-        let mut storage = disk.storage();
-        let io_errors = std::mem::take(&mut storage.troubles.io_error_per_million);
-        let slowest_sync_us = std::mem::take(&mut storage.slowest_sync_us);
-        storage.troubles.end_row();
-        let cut_at_change = storage.cut_at_change.take();
-        Self { disk, io_errors, cut_at_change, slowest_sync_us }
-    }
-}
-
-impl Drop for Undisturbed<'_> {
-    fn drop(&mut self) {
-        let mut storage = self.disk.storage();
-        storage.troubles.io_error_per_million = self.io_errors;
-        storage.slowest_sync_us = self.slowest_sync_us;
-        storage.cut_at_change = self.cut_at_change;
     }
 }
 
@@ -622,6 +429,10 @@ fn draw_limits(chance: &mut Chance) -> Limits {
     limits.commit_records = chance.between(1, 10) as u32;
     limits.quarantine_rows = chance.between(1, 4) as u32;
     limits.keep_alive_max_s = chance.between(10, 60) as u32;
+    limits.window = chance.between(1, 4) as u32;
+    if chance.below(3) == 0 {
+        limits.client_queue_messages = chance.between(3, 12) as u32;
+    }
     limits
 }
 

@@ -26,6 +26,11 @@ pub struct Terms {
     pub expiry_s: u32,
     /// Filters, with the QoS it asks for; it subscribes to all of them at once.
     pub filters: Vec<(String, u8)>,
+    /// Whether it subscribes on every connection, though the session may be there.
+    pub subscribes_again: bool,
+    /// Whether it goes on with a session that is said to be there. Who may have lost one without learning it, for that
+    /// CONNACK was lost, had better begin anew.
+    pub trusts_sessions: bool,
     /// Messages of QoS 1 and 2 it has under way at most, so that no Receive Maximum is exceeded.
     pub in_flight_max: usize,
 }
@@ -81,6 +86,8 @@ struct Outgoing {
 #[derive(Debug)]
 pub struct SessionHalf {
     pub terms: Terms,
+    /// Whether the session it has, or had last, is to outlive the connection.
+    is_durable: bool,
     is_let_in: bool,
     is_subscribed: bool,
     wire: VecDeque<u8>,
@@ -94,6 +101,7 @@ impl SessionHalf {
     /// Not connected.
     pub fn new(terms: Terms) -> Self {
         Self {
+            is_durable: terms.expiry_s > 0,
             terms,
             is_let_in: false,
             is_subscribed: false,
@@ -105,9 +113,9 @@ impl SessionHalf {
         }
     }
 
-    /// Whether its session is to outlive a connection.
+    /// Whether its session is to outlive the connection.
     pub fn is_durable(&self) -> bool {
-        self.terms.expiry_s > 0
+        self.is_durable
     }
 
     /// Whether its CONNECT was answered well.
@@ -141,7 +149,7 @@ impl SessionHalf {
 
     // ---- what it says -------------------------------------------------------------------------------------
 
-    /// Says CONNECT on a new connection.
+    /// Says CONNECT on a new connection. Before version 5 a session that begins clean ends with the connection.
     ///
     /// # Panics
     /// If it has a connection.
@@ -149,6 +157,12 @@ impl SessionHalf {
         assert!(self.wire.is_empty() && self.inbox.is_empty() && !self.is_let_in, "it has a connection");
         let terms = self.terms.clone();
         let is_v5 = terms.version == ProtocolVersion::V5;
+        let is_clean = clean_start || terms.expiry_s == 0;
+        self.is_durable = terms.expiry_s > 0 && (is_v5 || !is_clean);
+        if is_clean {
+            // Whether or not the broker ever hears of it.
+            self.forget();
+        }
         let (mut properties, mut of_will) = (PropertiesBuf::new(), PropertiesBuf::new());
         if is_v5 && terms.expiry_s > 0 {
             properties.push(Property::SessionExpiryInterval(terms.expiry_s));
@@ -165,7 +179,7 @@ impl SessionHalf {
         });
         let connect = Connect {
             version: terms.version,
-            clean: clean_start || !self.is_durable(),
+            clean: is_clean,
             keep_alive_s: terms.keep_alive_s,
             client_id: &terms.client_id,
             will,
@@ -179,8 +193,16 @@ impl SessionHalf {
     /// What was on the way is lost; what the session remembers is not.
     pub fn lose_connection(&mut self) {
         self.is_let_in = false;
+        if !self.is_durable {
+            self.forget();
+        }
         self.wire.clear();
         self.inbox.clear();
+    }
+
+    fn forget(&mut self) {
+        self.unreleased.clear();
+        self.is_subscribed = false;
     }
 
     /// Begins a message.
@@ -314,11 +336,11 @@ impl SessionHalf {
             return Err("a session where none was to be [MQTT-3.2.2-2]".into());
         }
         self.is_let_in = true;
-        if !session_present {
+        if !session_present || !self.terms.trusts_sessions {
             // The broker knows nothing of this client: its half of the session begins anew as well.
-            self.unreleased.clear();
-            self.is_subscribed = false;
+            self.forget();
         }
+        self.is_subscribed &= !self.terms.subscribes_again;
         self.send_again(session_present);
         if self.wants_to_subscribe() {
             self.say_subscribe();

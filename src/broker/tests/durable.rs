@@ -358,3 +358,32 @@ fn a_session_that_was_discarded_stays_so_when_the_commit_that_says_it_fails_mqtt
         assert!(!present && said.is_empty());
     }
 }
+
+#[test]
+fn what_a_session_on_disk_is_owed_is_not_acknowledged_while_the_store_is_out_of_order() {
+    for (flags, is_subscribed, is_open) in
+        [(0x02, true, false), (0x04, true, false), (0x00, true, true), (0x02, false, true)]
+    {
+        let mut world = World::new();
+        let filter = if is_subscribed { "a/#" } else { "b" };
+        let conn = world.durable_subscriber(4, "sub", filter, 2);
+        if !is_subscribed {
+            world.send(conn, &[0xA2, 5, 0, 2, 0, 1, b'b']);
+            world.commit();
+        }
+        world.drop_connection(conn);
+        let (publisher, other) = (world.panel(4, "pub"), world.panel(4, "other"));
+        world.store_works = false;
+        world.send(other, &message(4, QOS1_RETAIN, 1, "x", &[], "x"));
+        assert!(world.commit());
+        world.send(publisher, &message(4, flags, 1, "a/b", &[], "x"));
+        assert_eq!(world.is_open(publisher), is_open, "flags {flags:#x}, subscribed {is_subscribed}");
+        assert_eq!(world.sent(publisher).is_empty(), !is_open || flags == 0);
+        world.store_works = true;
+        world.broker.handle_store_ready(world.durable.recovered(), world.now);
+        let again = world.panel(4, "again");
+        world.send(again, &message(4, 0x02, 1, "a/b", &[], "x"));
+        world.commit();
+        assert_eq!(world.sent(again), puback(1));
+    }
+}

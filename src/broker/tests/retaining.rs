@@ -130,3 +130,24 @@ fn subscribe_answer(version: u8, id: u16, code: u8) -> Vec<u8> {
     body.push(code);
     packet(0x90, &body)
 }
+
+#[test]
+fn what_is_retained_is_found_also_while_the_store_is_out_of_order() {
+    let mut world = World::new();
+    let publisher = world.panel(4, "pub");
+    for (topic, text) in [("a", "x"), ("b", "old")] {
+        world.send(publisher, &message(4, QOS1_RETAIN, 1, topic, &[], text));
+        world.commit();
+    }
+    let late = world.panel(4, "late");
+    world.send(publisher, &message(4, QOS1_RETAIN, 2, "b", &[], "new"));
+    world.store_works = false;
+    assert!(world.commit());
+    world.send(late, &subscribe(4, 7, "a", 0));
+    let found = |topic, text| [subscribe_answer(4, 7, 0), message(4, RETAIN, 0, topic, &[], text)].concat();
+    assert_eq!(world.sent(late), found("a", "x"));
+    world.store_works = true;
+    world.broker.handle_store_ready(world.durable.recovered(), world.now);
+    world.send(late, &subscribe(4, 7, "b", 0));
+    assert_eq!(world.sent(late), found("b", "old"), "what the disk says holds");
+}
