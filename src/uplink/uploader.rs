@@ -76,7 +76,7 @@ impl Uploader {
         let settled = Settled::new(resumed);
         Self {
             last_seq: last_seq.max(settled.last()),
-            fresh_through: (settled.stretches() > 0).then(|| settled.last()),
+            fresh_through: None,
             settled,
             lanes: Vec::new(),
             flight: Flight::new(settings.flight_bytes, settings.ack_timeout),
