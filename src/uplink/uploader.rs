@@ -77,7 +77,7 @@ impl Uploader {
         let settled = Settled::new(resumed);
         Self {
             last_seq: last_seq.max(settled.last()),
-            fresh_through: (settled.stretches() > 0).then(|| settled.last()),
+            fresh_through: None,
             settled,
             lanes: Vec::new(),
             lane_size: LaneSize { rows: settings.lane_rows, bytes: settings.lane_bytes },

@@ -48,11 +48,9 @@ fn schedule(seed: u64) {
     }
     if !has_poison {
         for device in DEVICES {
-            assert!(
-                is_two_lanes(&world.first_arrivals(device)),
-                "{device} {:?}",
-                world.first_arrivals(device)
-            );
+            let arrivals = world.first_arrivals(device);
+            let turns: Vec<_> = arrivals.windows(2).filter(|pair| pair[1] < pair[0]).collect();
+            assert!(is_two_lanes(&arrivals), "{device}: {turns:?}\n{:#?}", world.notices);
         }
     }
 }

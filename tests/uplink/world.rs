@@ -65,8 +65,10 @@ pub struct World {
     noted: usize,
     connecting: Option<Mono>,
     link: Option<HubConnection>,
+    link_is_dead: bool,
     travelling: VecDeque<(Mono, Travelling)>,
     busy_until: [Mono; 2],
+    last_arrival: [Mono; 2],
     next_seq: u64,
     chance: u64,
     boot_ms: i64,
@@ -101,8 +103,10 @@ impl World {
             noted: 0,
             connecting: None,
             link: None,
+            link_is_dead: false,
             travelling: VecDeque::new(),
             busy_until: [Mono(0); 2],
+            last_arrival: [Mono(0); 2],
             next_seq: 1,
             chance: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             boot_ms: 1_700_000_000_000,
@@ -287,6 +291,8 @@ impl World {
             self.connecting = None;
             if self.network.is_up {
                 self.link = Some(self.hub.accept(self.now.mono));
+                self.link_is_dead = false;
+                self.last_arrival = [self.now.mono; 2];
                 self.busy_until = [self.now.mono; 2];
                 self.connections += 1;
                 self.uplink.handle_connected(self.now);
@@ -333,7 +339,9 @@ impl World {
     }
 
     fn travel(&mut self, way: usize, bytes: usize, what: Travelling) {
-        if self.network.swallows {
+        // What a connection has lost it never gets again: all behind it is lost as well.
+        self.link_is_dead |= self.network.swallows;
+        if self.link_is_dead {
             return;
         }
         let begin = self.busy_until[way].max(self.now.mono);
@@ -342,7 +350,9 @@ impl World {
             rate => Duration::from_secs_f64(bytes as f64 / rate as f64),
         };
         self.busy_until[way] = begin + takes;
-        let arrival = begin + takes + self.network.latency;
+        // Bytes never overtake each other, also when the way has become a shorter one.
+        let arrival = (begin + takes + self.network.latency).max(self.last_arrival[way]);
+        self.last_arrival[way] = arrival;
         let place = self.travelling.iter().position(|(at, _)| *at > arrival).unwrap_or(self.travelling.len());
         self.travelling.insert(place, (arrival, what));
     }
