@@ -11,6 +11,7 @@ pub mod identities;
 pub mod logging;
 pub mod output;
 pub mod private_files;
+pub mod quarantine;
 pub mod quickstart;
 pub mod reading_format;
 pub mod serve;
@@ -74,6 +75,9 @@ pub enum Command {
     Status(status::StatusArguments),
     /// Prints stored readings; also while the broker runs
     Telemetry(telemetry::TelemetryArguments),
+    /// Shows what was set aside, payloads nobody understands and readings the hub does not take; retries or drops it
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
     /// Makes certificates
     #[command(subcommand)]
     Certs(certs::CertsCommand),
@@ -108,6 +112,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Uplink(uplink) => uplink::run(global, uplink),
         Command::Status(status) => status::run(global, &status),
         Command::Telemetry(telemetry) => telemetry::run(global, &telemetry),
+        Command::Quarantine(quarantine) => quarantine::run(global, quarantine),
         Command::Certs(certs) => certs::run(global, certs),
         Command::CheckConfig(check) => check_config::run(global, &check),
     }
@@ -178,6 +183,7 @@ mod tests {
             "uplink show",
             "status",
             "telemetry",
+            "quarantine list",
             "certs init",
             "check-config f.toml",
         ];
@@ -214,6 +220,10 @@ mod tests {
             "forebay uplink remove",
             "forebay status --json",
             "forebay telemetry --device pump --since 2h --limit 5 --format ndjson --follow",
+            "forebay quarantine list --json",
+            "forebay quarantine show p1 --json",
+            "forebay quarantine retry r1 p2",
+            "forebay quarantine drop --all",
             "forebay certs init --dir d --host a --host 10.0.0.1",
         ] {
             assert!(accepts(line), "{line}");
@@ -241,6 +251,9 @@ mod tests {
             "forebay uplink set mqtt://hub --token - --token-file t",
             "forebay uplink set mqtt://hub --token - --pin abc",
             "forebay uplink set mqtt://hub --token - --client-key k",
+            "forebay quarantine retry",
+            "forebay quarantine drop p1 --all",
+            "forebay quarantine show 1",
             "forebay telemetry --format xml",
             "forebay telemetry --limit -1",
             "forebay telemetry --since yesterday",

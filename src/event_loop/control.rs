@@ -7,21 +7,25 @@ use crate::{
     clock::Now,
     limits::CONTROL_REQUEST_BYTES_MAX,
     net::control::{Asker, Request},
+    record::SetAsideId,
 };
 
-use super::EventLoop;
+use super::{EventLoop, quarantine::Fate};
 
 /// What can be asked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     /// How everything is doing.
     Status,
+    /// Something that was set aside is to be stored again, or dropped.
+    Resolve(SetAsideId, Fate),
 }
 
 /// A request as it stands on the wire.
 #[derive(Deserialize)]
 struct Line {
     command: String,
+    id: Option<String>,
 }
 
 impl EventLoop {
@@ -45,6 +49,13 @@ impl EventLoop {
                     .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string());
                 self.answer_control(asker, &document, now);
             }
+            Command::Resolve(id, fate) => {
+                let document = match self.resolve(id, fate, now) {
+                    Ok(readings) => json!({ "readings": readings }),
+                    Err(words) => json!({ "error": words }),
+                };
+                self.answer_control(asker, &document.to_string(), now);
+            }
         }
     }
 
@@ -67,8 +78,17 @@ fn parse(request: &Request) -> Result<Command, String> {
         .map_err(|error| format!("not a request, which is {{\"command\":NAME}}: {error}"))?;
     match line.command.as_str() {
         "status" => Ok(Command::Status),
-        other => Err(format!("this version of forebay has no command {other:?}; it has status")),
+        "quarantine retry" => Ok(Command::Resolve(named(&line)?, Fate::Retry)),
+        "quarantine drop" => Ok(Command::Resolve(named(&line)?, Fate::Drop)),
+        other => Err(format!(
+            "this version of forebay has no command {other:?}; it has status, quarantine retry and quarantine drop"
+        )),
     }
+}
+
+fn named(line: &Line) -> Result<SetAsideId, String> {
+    let id = line.id.as_deref().ok_or_else(|| format!("{} needs an id", line.command))?;
+    id.parse().map_err(|words| format!("{id:?} is {words}"))
 }
 
 #[cfg(test)]
@@ -83,6 +103,16 @@ mod tests {
     fn a_command_is_found_by_its_name_whatever_stands_beside_it() {
         assert_eq!(parsed(br#"{"command":"status"}"#), Ok(Command::Status));
         assert_eq!(parsed(b" {\"command\" : \"status\", \"more\": [1]}\r"), Ok(Command::Status));
+    }
+
+    #[test]
+    fn what_was_set_aside_is_named() {
+        let retry = Command::Resolve(SetAsideId::Payload(3), Fate::Retry);
+        assert_eq!(parsed(br#"{"command":"quarantine retry","id":"p3"}"#), Ok(retry));
+        let words = parsed(br#"{"command":"quarantine drop"}"#).expect_err("which?");
+        assert_eq!(words, "quarantine drop needs an id");
+        let words = parsed(br#"{"command":"quarantine drop","id":"3"}"#).expect_err("which?");
+        assert!(words.starts_with("\"3\" is not a name like p1"), "{words}");
     }
 
     #[test]

@@ -125,6 +125,16 @@ impl BufferReader {
         read.map_err(|e| Attempt::new("read the journal", &self.path).sql(e))
     }
 
+    /// Something that was set aside, if it is there and not damaged.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn find_set_aside(&self, id: SetAsideId) -> Result<Option<SetAside>, StoreError> {
+        let read = Placements::read(&self.connection)
+            .and_then(|placements| set_aside::find(&self.connection, &placements, id));
+        read.map_err(|e| Attempt::new("read the journal", &self.path).sql(e))
+    }
+
     /// How far the uplink has come, as far as the disk knows.
     ///
     /// # Errors
