@@ -56,6 +56,14 @@ impl Site {
         }
     }
 
+    /// Waits until each of these readings is at the hub, once or more often, and no other.
+    fn wait_for_each(&self, numbers: std::ops::Range<u64>) {
+        let expected: BTreeSet<_> = values(numbers).into_iter().collect();
+        until_true("every reading is at the hub", AFTER_TROUBLE, || {
+            self.numbers_at_hub().into_iter().collect::<BTreeSet<_>>() == expected
+        });
+    }
+
     fn numbers_at_hub(&self) -> Vec<String> {
         self.hub.stored_values("gateway")
     }
@@ -161,9 +169,7 @@ fn what_was_taken_in_while_the_hub_was_away_arrives_when_it_is_back() {
     site.publish(50..100);
     site.hub.restart();
     relay.lead_to(site.hub.plain());
-    site.wait_for(100, AFTER_TROUBLE);
-    let arrived: BTreeSet<_> = site.numbers_at_hub().into_iter().collect();
-    assert_eq!(arrived, values(0..100).into_iter().collect());
+    site.wait_for_each(0..100);
 }
 
 #[test]
@@ -186,10 +192,7 @@ fn nothing_is_lost_by_kill_9_of_either_side_in_the_middle() {
             relay.lead_to(site.hub.plain());
         }
     }
-    let expected: BTreeSet<_> = values(0..sent).into_iter().collect();
-    until_true("every reading is at the hub", AFTER_TROUBLE, || {
-        site.numbers_at_hub().into_iter().collect::<BTreeSet<_>>() == expected
-    });
+    site.wait_for_each(0..sent);
     site.wait_for_answers();
     site.edge.stop();
     let shown = site.edge.must(&["uplink", "show"]);
