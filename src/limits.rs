@@ -155,6 +155,9 @@ limits! {
     retained_messages: 1000 in 0..=1_000_000;
     /// Bytes of retained messages, their topics included; a message that would need more is not retained.
     retained_bytes: 4_194_304 in 0..=1_073_741_824;
+    /// Connections to the hub of devices that are forwarded as themselves, one for each, about 4 kB of memory, 20 kB with
+    /// TLS; further devices are not.
+    uplink_connections: 200 in 0..=10_000;
     /// Log lines for people's attention per ten seconds; the rest are counted.
     log_lines_per_10s: 200 in 1..=1_000_000;
 }
@@ -213,6 +216,8 @@ pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// Readings for the uplink read from the journal in one turn.
 pub const UPLINK_PAGE_ROWS: usize = 512;
+/// Readings looked at for one device's uplink in one turn, whoever's they are.
+pub const UPLINK_PAGE_LOOKED_AT: u64 = 2048;
 /// Bytes of values read for the uplink in one turn.
 pub const UPLINK_PAGE_BYTES: usize = 128 * 1024;
 /// Readings that leave the journal in one step, beside as many as came since the step before.
@@ -259,6 +264,25 @@ pub const UPLINK_MESSAGE_ROWS: usize = JSON_RECORDS_MAX;
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.
 pub const UPLINK_LANE_BYTES: usize = 512 * 1024;
+/// Bytes of payload on their way to the hub at once over the own connection of one device.
+pub const UPLINK_DEVICE_FLIGHT_BYTES: usize = 32 * 1024;
+/// Time between connections to the hub of devices that begin at once, on average; at most
+/// [`UPLINK_DEVICE_CONNECT_SPREAD_MAX`] for all.
+pub const UPLINK_DEVICE_CONNECT_STEP: Duration = Duration::from_millis(50);
+/// In which time all of them have tried.
+pub const UPLINK_DEVICE_CONNECT_SPREAD_MAX: Duration = Duration::from_secs(30);
+/// Pages of the journal read in one turn for uplinks of devices.
+pub const UPLINK_DEVICE_PAGES: u32 = 16;
+/// Lines such uplinks may log in [`UPLINK_DEVICE_LINES_SPAN`].
+pub const UPLINK_DEVICE_LINES: u32 = 10;
+/// See [`UPLINK_DEVICE_LINES`].
+pub const UPLINK_DEVICE_LINES_SPAN: Duration = Duration::from_secs(60);
+/// The largest file of kept tokens that is read, in bytes.
+pub const KEPT_TOKENS_BYTES_MAX: u64 = 16 << 20;
+/// Readings held in memory for one lane of such a connection.
+pub const UPLINK_DEVICE_LANE_ROWS: usize = 256;
+/// Bytes of values held in memory for one lane of such a connection; one reading may go beyond them.
+pub const UPLINK_DEVICE_LANE_BYTES: usize = 32 * 1024;
 /// Stretches of settled readings with gaps before them that are kept on disk.
 pub const UPLINK_STRETCHES: usize = 64;
 /// Stretches that are kept over a lost connection: each lane may have one between any two of its readings.

@@ -66,6 +66,8 @@ pub enum Placed {
 /// What became of readings at the hub; the mark below which nothing is needed any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settlement {
+    /// The device whose readings alone are meant, if it has a connection of its own; else everybody else's.
+    pub of: Option<DeviceName>,
     /// Every reading up to here is settled.
     pub through: Seq,
     /// Stretches beyond it that are settled as well, first and last, ascending, with gaps between them.

@@ -77,8 +77,10 @@ impl Broker {
             if self.store == StoreState::Failed {
                 return self.close(conn, CloseReason::StoreFailed, now);
             }
-            let is_v5 = |client: &Client| client.version == ProtocolVersion::V5;
-            if !self.retain(&message, now) && self.connections.client(conn).is_some_and(is_v5) {
+            // Who can be told is told, and the message goes nowhere; else it goes to those who are there.
+            let hears =
+                |client: &Client| client.version == ProtocolVersion::V5 && publish.qos > QoS::AtMostOnce;
+            if !self.retain(&message, now) && self.connections.client(conn).is_some_and(hears) {
                 return self.answer(conn, publish, ReasonCode::QuotaExceeded, None, now);
             }
         }

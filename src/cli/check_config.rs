@@ -83,7 +83,8 @@ const HEAD: &str = r#"# The configuration of forebay. Every key is optional; wha
 # [uplink]
 # The hub: mqtts:// with TLS, mqtt:// without. Ports, if none is named: 8883 and 1883.
 # url = "mqtts://hub.example"
-# "gateway": the hub, which knows us as a gateway. "plain": any broker.
+# "gateway": the hub, which knows us as a gateway. "device": the hub, which knows each device by its own token.
+# "plain": any broker.
 # mode = "gateway"
 # A file with the access token of this gateway, which nobody else may read [default: the credential uplink-token].
 # In plain mode the token is the user name.

@@ -45,9 +45,9 @@ pub fn run(global: &GlobalArguments, command: ClientCommand) -> Result<(), Failu
         ClientCommand::Add { name, publish, subscribe, token } => {
             token.as_deref().map_or(Ok(()), token_source::is_given)?;
             let rights = Rights { publish: grant(publish), subscribe: grant(subscribe) };
-            let mut registry = identities::open(global, Making::IfMissing)?;
-            identities::add(Kind::Client, &name, token.is_some(), |token| {
-                registry.add_client(&name, rights.clone(), &token.hash(), now()).map(drop)
+            let mut book = identities::open(global, Making::IfMissing)?;
+            identities::add(Kind::Client, &name, token.is_some(), false, |token| {
+                book.registry.add_client(&name, rights.clone(), &token.hash(), now()).map(drop)
             })
         }
         ClientCommand::Other(command) => identities::run(global, Kind::Client, command),

@@ -20,6 +20,9 @@ pub enum DeviceCommand {
         /// Takes the token from standard input instead of making one; the one value is `-`
         #[arg(long, value_name = "-", allow_hyphen_values = true)]
         token: Option<String>,
+        /// Forwards its readings over a connection of its own, with its own token, which is kept for that
+        #[arg(long)]
+        forward_as_itself: bool,
     },
     /// What is done to clients as well.
     #[command(flatten)]
@@ -32,11 +35,13 @@ pub enum DeviceCommand {
 /// If the device is not there, or is there already, or the registry cannot be used.
 pub fn run(global: &GlobalArguments, command: DeviceCommand) -> Result<(), Failure> {
     match command {
-        DeviceCommand::Add { name, token } => {
+        DeviceCommand::Add { name, token, forward_as_itself } => {
             token.as_deref().map_or(Ok(()), token_source::is_given)?;
-            let mut registry = identities::open(global, Making::IfMissing)?;
-            identities::add(Kind::Device, &name, token.is_some(), |token| {
-                registry.add(&name, &token.hash(), now()).map(drop)
+            let mut book = identities::open(global, Making::IfMissing)?;
+            let keeps = forward_as_itself || book.keeps_all;
+            identities::add(Kind::Device, &name, token.is_some(), keeps, |token| {
+                book.registry.add(&name, &token.hash(), now())?;
+                if keeps { book.keep(&name, token) } else { Ok(()) }
             })
         }
         DeviceCommand::Other(command) => identities::run(global, Kind::Device, command),

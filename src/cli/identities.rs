@@ -9,7 +9,7 @@ use forebay::{
     clock::Wall,
     identity::{Grant, Identity, Rights, Role, Token},
     ids::DeviceName,
-    store::{DataDir, Registry, StoreError, StoreOptions},
+    store::{DataDir, KeptTokens, Registry, StoreError, StoreOptions},
 };
 use jiff::Timestamp;
 use log::LevelFilter;
@@ -20,8 +20,12 @@ use super::{
     output::{one_line, print_line, tell, to_the_second},
     settings::Surroundings,
     token_source::{token_from_input, warn_if_weak, with_fresh_token},
+    uplink_source::{SETTINGS_FILE, stored},
 };
+use crate::config::uplink::ModeConfig;
 
+/// What is said of a device whose token is kept.
+const AS_ITSELF: &str = ", which is forwarded as itself; its token is kept for that";
 /// How the ordinary rights are called.
 const ORDINARY: &str = "everything but the hub's topics and $";
 
@@ -98,19 +102,49 @@ pub enum IdentityCommand {
 /// # Errors
 /// If nobody of that kind has the name, or the registry cannot be used.
 pub fn run(global: &GlobalArguments, kind: Kind, command: IdentityCommand) -> Result<(), Failure> {
-    let registry = &mut open(global, Making::No)?;
+    let book = &mut open(global, Making::No)?;
     match command {
         IdentityCommand::List { json } => {
-            let all = registry.identities()?;
+            let all = book.registry.identities()?;
             let ours: Vec<_> = all.into_iter().filter(|found| Kind::of(found) == kind).collect();
-            list(&ours, kind, json)
+            list(&ours, &KeptTokens::read(&book.dir)?, kind, json)
         }
-        IdentityCommand::Show { name, json } => show(&existing(registry, kind, &name)?, json),
-        IdentityCommand::Rotate { name } => rotate(registry, kind, &name),
-        IdentityCommand::SetToken { name } => set_token(registry, kind, &name),
-        IdentityCommand::Disable { name } => set_enabled(registry, kind, &name, false),
-        IdentityCommand::Enable { name } => set_enabled(registry, kind, &name, true),
-        IdentityCommand::Remove { name } => remove(registry, kind, &name),
+        IdentityCommand::Show { name, json } => {
+            show(&existing(&book.registry, kind, &name)?, &KeptTokens::read(&book.dir)?, json)
+        }
+        IdentityCommand::Rotate { name } => rotate(book, kind, &name),
+        IdentityCommand::SetToken { name } => set_token(book, kind, &name),
+        IdentityCommand::Disable { name } => set_enabled(&mut book.registry, kind, &name, false),
+        IdentityCommand::Enable { name } => set_enabled(&mut book.registry, kind, &name, true),
+        IdentityCommand::Remove { name } => remove(book, kind, &name),
+    }
+}
+
+/// Where devices and clients stand, and the tokens that are kept of some.
+pub struct Book {
+    /// Who there is.
+    pub registry: Registry,
+    dir: DataDir,
+    /// Whether every new token of a device is kept: the uplink forwards all of them as themselves.
+    pub keeps_all: bool,
+}
+
+impl Book {
+    /// Keeps the token of a device, so that it can be forwarded as itself.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep(&self, name: &DeviceName, token: &Token) -> Result<(), StoreError> {
+        KeptTokens::change(&self.dir, |kept| kept.keep(name.clone(), token.clone()))
+    }
+
+    /// Keeps a new token if the old one was kept, or if all are.
+    fn keep_again(&self, kind: Kind, name: &DeviceName, token: &Token) -> Result<bool, StoreError> {
+        let keeps = kind == Kind::Device && (self.keeps_all || KeptTokens::read(&self.dir)?.has(name));
+        if keeps {
+            self.keep(name, token)?;
+        }
+        Ok(keeps)
     }
 }
 
@@ -118,7 +152,7 @@ pub fn run(global: &GlobalArguments, kind: Kind, command: IdentityCommand) -> Re
 ///
 /// # Errors
 /// If the configuration is wrong, or the registry cannot be used.
-pub fn open(global: &GlobalArguments, making: Making) -> Result<Registry, Failure> {
+pub fn open(global: &GlobalArguments, making: Making) -> Result<Book, Failure> {
     let surroundings = Surroundings::of_this_process();
     let config = surroundings.config(global)?;
     logging::start(config.log_level.map(|level| level.min(LevelFilter::Warn)), LevelFilter::Warn)?;
@@ -127,7 +161,11 @@ pub fn open(global: &GlobalArguments, making: Making) -> Result<Registry, Failur
         Making::IfMissing => DataDir::open(&path)?,
         Making::No => DataDir::open_existing(&path)?,
     };
-    Ok(Registry::open(&data_dir, &StoreOptions::default())?)
+    let registry = Registry::open(&data_dir, &StoreOptions::default())?;
+    // Settings that are wrong are the broker's to complain of.
+    let uplink = config.uplink.or_else(|| stored(&data_dir.path().join(SETTINGS_FILE)).ok().flatten());
+    let keeps_all = uplink.is_some_and(|uplink| uplink.mode == ModeConfig::Device);
+    Ok(Book { registry, dir: data_dir, keeps_all })
 }
 
 /// Adds what `store` stores with the token it is given, and prints the token.
@@ -138,17 +176,21 @@ pub fn add(
     kind: Kind,
     name: &DeviceName,
     own_token: bool,
+    is_kept: bool,
     mut store: impl FnMut(&Token) -> Result<(), StoreError>,
 ) -> Result<(), Failure> {
     if own_token {
         let token = token_from_input(name.as_str())?;
         store(&token)?;
         warn_if_weak(&token);
-        tell(&format!("added {name}"));
+        tell(&format!("added {name}{}", if is_kept { AS_ITSELF } else { "" }));
         return print_token(kind, name, &token);
     }
     let token = with_fresh_token(store)?;
-    tell(&format!("added {name}; its token is shown this once and is not stored"));
+    match is_kept {
+        true => tell(&format!("added {name}{AS_ITSELF}; its token is shown this once")),
+        false => tell(&format!("added {name}; its token is shown this once and is not stored")),
+    }
     print_token(kind, name, &token)
 }
 
@@ -165,9 +207,12 @@ pub fn name(text: &str) -> Result<DeviceName, String> {
     DeviceName::parse(text).map_err(|error| error.to_string())
 }
 
-fn rotate(registry: &mut Registry, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
-    existing(registry, kind, name)?;
-    let token = with_fresh_token(|token| registry.set_token(name, &token.hash()).map(drop))?;
+fn rotate(book: &mut Book, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
+    existing(&book.registry, kind, name)?;
+    let token = with_fresh_token(|token| book.registry.set_token(name, &token.hash()).map(drop))?;
+    if book.keep_again(kind, name, &token)? {
+        tell("it is forwarded as itself: the hub must be given the new token as well");
+    }
     tell(&format!("{name} has a new token, shown this once; the old one no longer works"));
     print_token(kind, name, &token)
 }
@@ -182,11 +227,12 @@ fn print_token(kind: Kind, name: &DeviceName, token: &Token) -> Result<(), Failu
     })
 }
 
-fn set_token(registry: &mut Registry, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
+fn set_token(book: &mut Book, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
     // Nobody is asked for the token of one that is not there.
-    existing(registry, kind, name)?;
+    existing(&book.registry, kind, name)?;
     let token = token_from_input(name.as_str())?;
-    registry.set_token(name, &token.hash())?;
+    book.registry.set_token(name, &token.hash())?;
+    book.keep_again(kind, name, &token)?;
     warn_if_weak(&token);
     tell(&format!("{name} has the token given; the old one no longer works"));
     Ok(())
@@ -202,14 +248,15 @@ fn set_enabled(registry: &mut Registry, kind: Kind, name: &DeviceName, enabled: 
     Ok(())
 }
 
-fn remove(registry: &mut Registry, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
-    match registry.find(name) {
+fn remove(book: &mut Book, kind: Kind, name: &DeviceName) -> Result<(), Failure> {
+    match book.registry.find(name) {
         Ok(found) => drop(of_kind(found, kind, name)?),
         // What a damaged row was cannot be told; removing it is the one thing that helps.
         Err(StoreError::Corrupt(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    registry.remove(name)?;
+    book.registry.remove(name)?;
+    KeptTokens::change(&book.dir, |kept| kept.forget(name))?;
     tell(&match kind {
         Kind::Device => format!("removed {name}; its readings stay"),
         Kind::Client => format!("removed {name}"),
@@ -256,25 +303,28 @@ impl fmt::Display for Kind {
     }
 }
 
-fn list(identities: &[Identity], kind: Kind, json: bool) -> Result<(), Failure> {
+fn list(identities: &[Identity], kept: &KeptTokens, kind: Kind, json: bool) -> Result<(), Failure> {
     if json {
-        let array: Vec<_> = identities.iter().map(as_json).collect();
+        let array: Vec<_> = identities.iter().map(|identity| as_json(identity, kept)).collect();
         return print_line(&serde_json::Value::from(array).to_string());
     }
     if identities.is_empty() {
         tell(&format!("there are no {kind}s; `forebay {kind} add NAME` adds one"));
         return Ok(());
     }
-    print_line(table(identities, kind).trim_end())
+    print_line(table(identities, kept, kind).trim_end())
 }
 
-fn show(identity: &Identity, json: bool) -> Result<(), Failure> {
+fn show(identity: &Identity, kept: &KeptTokens, json: bool) -> Result<(), Failure> {
     if json {
-        return print_line(&as_json(identity).to_string());
+        return print_line(&as_json(identity, kept).to_string());
     }
     let name = one_line(identity.name.as_str());
     let (state, created, seen) = (state(identity), to_the_second(identity.created.0), last_seen(identity));
     let mut text = format!("name       {name}\nstate      {state}\ncreated    {created}\nlast seen  {seen}");
+    if kept.of(identity).is_some() {
+        text += "\nforwarded  as itself";
+    }
     if let Role::Client(rights) = &identity.role {
         text +=
             &format!("\npublish    {}\nsubscribe  {}", granted(&rights.publish), granted(&rights.subscribe));
@@ -283,13 +333,16 @@ fn show(identity: &Identity, json: bool) -> Result<(), Failure> {
 }
 
 /// Neither the token, which nobody has, nor its hash; a client's ordinary rights are null.
-fn as_json(identity: &Identity) -> serde_json::Value {
+fn as_json(identity: &Identity, kept: &KeptTokens) -> serde_json::Value {
     let mut object = json!({
         "name": identity.name.as_str(),
         "enabled": identity.enabled,
         "created": identity.created.0,
         "last_seen": identity.last_seen.map(|seen| seen.0),
     });
+    if kept.of(identity).is_some() {
+        object["forwarded_as_itself"] = true.into();
+    }
     if let Role::Client(rights) = &identity.role {
         for (key, grant) in [("publish", &rights.publish), ("subscribe", &rights.subscribe)] {
             object[key] = match grant {
@@ -301,7 +354,7 @@ fn as_json(identity: &Identity) -> serde_json::Value {
     object
 }
 
-fn table(identities: &[Identity], kind: Kind) -> String {
+fn table(identities: &[Identity], kept: &KeptTokens, kind: Kind) -> String {
     let longest = identities.iter().map(|identity| identity.name.as_str().chars().count()).max();
     let width = longest.unwrap_or(0).max("name".len());
     let row = |name: &str, state: &str, created: &str, seen: &str, rights: &str| {
@@ -314,10 +367,17 @@ fn table(identities: &[Identity], kind: Kind) -> String {
             state(identity),
             &to_the_second(identity.created.0),
             &last_seen(identity),
-            &rights(&identity.role),
+            &match kept.of(identity) {
+                Some(_) => "as itself".to_owned(),
+                None => rights(&identity.role),
+            },
         )
     });
-    let last = if kind == Kind::Client { "rights" } else { "" };
+    let last = match kind {
+        Kind::Client => "rights",
+        Kind::Device if identities.iter().any(|identity| kept.of(identity).is_some()) => "forwarded",
+        Kind::Device => "",
+    };
     row("name", "state", "created (UTC)", "last seen (UTC)", last) + &rows.collect::<String>()
 }
 
@@ -376,11 +436,11 @@ mod tests {
     fn json_shows_no_token_and_no_hash() {
         let seen = Identity { last_seen: Some(Wall(5)), enabled: false, ..device("pump") };
         assert_eq!(
-            as_json(&device("demo")).to_string(),
+            as_json(&device("demo"), &KeptTokens::default()).to_string(),
             r#"{"created":1795497055000,"enabled":true,"last_seen":null,"name":"demo"}"#
         );
         assert_eq!(
-            as_json(&seen).to_string(),
+            as_json(&seen, &KeptTokens::default()).to_string(),
             r#"{"created":1795497055000,"enabled":false,"last_seen":5,"name":"pump"}"#
         );
     }
@@ -389,7 +449,7 @@ mod tests {
     fn json_shows_a_clients_rights() {
         let red = client("red", only(&["a/+", "b"]), Grant::Ordinary);
         assert_eq!(
-            as_json(&red).to_string(),
+            as_json(&red, &KeptTokens::default()).to_string(),
             r#"{"created":1795497055000,"enabled":true,"last_seen":null,"name":"red","publish":["a/+","b"],"subscribe":null}"#
         );
     }
@@ -398,7 +458,7 @@ mod tests {
     fn a_table_of_devices_lines_up() {
         let long = Identity { enabled: false, last_seen: Some(Wall(0)), ..device("a longer name") };
         assert_eq!(
-            table(&[device("demo"), long], Kind::Device),
+            table(&[device("demo"), long], &KeptTokens::default(), Kind::Device),
             "name           state     created (UTC)        last seen (UTC)\n\
              demo           enabled   2026-11-24 05:10:55  never\n\
              a longer name  disabled  2026-11-24 05:10:55  1970-01-01 00:00:00\n"
@@ -413,7 +473,7 @@ mod tests {
             client("blue", Grant::Ordinary, only(&["c\u{202e}/#"])),
         ];
         assert_eq!(
-            table(&clients, Kind::Client),
+            table(&clients, &KeptTokens::default(), Kind::Client),
             "name  state     created (UTC)        last seen (UTC)      rights\n\
              any   enabled   2026-11-24 05:10:55  never                everything but the hub's topics and $\n\
              red   enabled   2026-11-24 05:10:55  never                publish: a/+, b; subscribe: nothing\n\

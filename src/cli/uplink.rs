@@ -69,6 +69,9 @@ pub struct SetArguments {
     /// The private key of that certificate, PEM
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     pub client_key: Option<PathBuf>,
+    /// The hub knows each device by its own token, which it shares with forebay: no gateway is needed there
+    #[arg(long, conflicts_with_all = ["plain", "token", "token_file"])]
+    pub devices: bool,
     /// The other end is an ordinary broker
     #[arg(long, requires = "topic")]
     pub plain: bool,
@@ -228,6 +231,7 @@ impl Contents {
         let at = |name: &str| dir.join(name);
         let mode = match &arguments.topic {
             Some(topic) => ModeConfig::Plain { topic: topic.clone(), user_name: arguments.username.clone() },
+            None if arguments.devices => ModeConfig::Device,
             None => ModeConfig::Gateway,
         };
         Ok(UplinkConfig {
@@ -247,9 +251,10 @@ impl Contents {
 fn check(arguments: &SetArguments) -> Result<(), Failure> {
     arguments.token.as_deref().map_or(Ok(()), token_source::is_given)?;
     let usage = |words: &str| Err(Failure::Usage(words.to_owned()));
-    if !arguments.plain && arguments.token.is_none() && arguments.token_file.is_none() {
+    if !arguments.plain && !arguments.devices && arguments.token.is_none() && arguments.token_file.is_none() {
         return usage(
-            "a gateway needs its access token of the hub; give `--token -` and write it to standard input",
+            "a gateway needs its access token of the hub; give `--token -` and write it to standard input, or `--devices` if \
+             each device is to use its own",
         );
     }
     let pair = arguments.client_certificate.clone().zip(arguments.client_key.clone());
@@ -321,6 +326,7 @@ fn description(config: &UplinkConfig) -> Vec<(&'static str, String)> {
     let mut lines = vec![("hub", config.url.to_string())];
     match &config.mode {
         ModeConfig::Gateway => lines.push(("mode", "gateway".to_owned())),
+        ModeConfig::Device => lines.push(("mode", "device".to_owned())),
         ModeConfig::Plain { topic, user_name } => {
             lines.push(("mode", "plain".to_owned()));
             lines.push(("topic", topic.clone()));

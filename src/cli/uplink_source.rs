@@ -5,11 +5,12 @@ use std::{
     fs::{self, File},
     io::Read as _,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
 use forebay::{
-    event_loop::{HubPlace, UplinkSetup, UplinkSource},
+    event_loop::{DeviceSettings, HubPlace, UplinkSetup, UplinkSource},
     identity::Token,
     net::tls_client::{HubTls, Trust},
     uplink::{Mode, Secret, Settings},
@@ -71,29 +72,46 @@ pub fn setup(config: &UplinkConfig, credentials: Option<&Path>) -> Result<Uplink
     let credential = |name: &str| credentials.map(|dir| dir.join(name)).filter(|file| file.exists());
     let token_file = config.token_file.clone().or_else(|| match config.mode {
         ModeConfig::Gateway => credential(TOKEN_CREDENTIAL),
+        ModeConfig::Device => None,
         ModeConfig::Plain { ref user_name, .. } => {
             user_name.is_none().then(|| credential(TOKEN_CREDENTIAL)).flatten()
         }
     });
     let token = token_file.map(|file| secret(&file, credentials)).transpose()?;
     let mode = match &config.mode {
-        ModeConfig::Gateway => Mode::Gateway { token: token.ok_or_else(no_token)? },
+        ModeConfig::Gateway => Some(Mode::Gateway { token: token.ok_or_else(no_token)? }),
+        ModeConfig::Device => None,
         ModeConfig::Plain { topic, user_name } => {
             let password_file = config.password_file.clone().or_else(|| credential(PASSWORD_CREDENTIAL));
-            Mode::Plain {
+            Some(Mode::Plain {
                 topic: topic.clone(),
                 user_name: token.or_else(|| user_name.as_ref().map(Secret::new)),
                 password: password_file.map(|file| secret(&file, credentials)).transpose()?,
-            }
+            })
         }
     };
     let url = &config.url;
     let tls = url.tls.then(|| HubTls::load(&url.host, &trust(config))).transpose();
     let tls = tls.map_err(|error| error.to_string())?;
-    let fingerprint = fingerprint(config, &mode);
+    let fingerprint = fingerprint(config, mode.as_ref());
     let client_id = config.client_id.clone().unwrap_or_else(own_client_id);
+    let is_hub = !matches!(config.mode, ModeConfig::Plain { .. });
+    let everybody = mode.map(|mode| settings(config, mode, client_id.clone()));
+    let device: Option<DeviceSettings> = is_hub.then(|| {
+        let config = config.clone();
+        let settings: DeviceSettings = Box::new(move |name, token| {
+            let mode = Mode::Device { token: Secret::new(token.reveal()) };
+            settings(&config, mode, format!("{client_id}-{name}"))
+        });
+        settings
+    });
+    let place = Rc::new(HubPlace { url: url.to_string(), host: url.host.clone(), port: url.port, tls });
+    Ok(UplinkSetup { place, everybody, device, fingerprint })
+}
+
+fn settings(config: &UplinkConfig, mode: Mode, client_id: String) -> Settings {
     let clock_wait = Duration::from_secs(config.wait_for_clock_s.into());
-    let settings = Settings {
+    Settings {
         client_id,
         order: config.order,
         fresh_percent: config.fresh_share,
@@ -101,9 +119,7 @@ pub fn setup(config: &UplinkConfig, credentials: Option<&Path>) -> Result<Uplink
         keep_alive_s: config.keep_alive_s,
         clock_wait: Some(clock_wait).filter(|wait| !wait.is_zero()),
         ..Settings::new(mode)
-    };
-    let place = HubPlace { url: url.to_string(), host: url.host.clone(), port: url.port, tls };
-    Ok(UplinkSetup { place, settings, fingerprint })
+    }
 }
 
 fn trust(config: &UplinkConfig) -> Trust {
@@ -137,12 +153,13 @@ fn own_client_id() -> String {
 }
 
 /// Changes if anything does that the settings are made of.
-fn fingerprint(config: &UplinkConfig, mode: &Mode) -> [u8; 32] {
+fn fingerprint(config: &UplinkConfig, mode: Option<&Mode>) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(format!("{config:?}"));
     let secrets = match mode {
-        Mode::Gateway { token } => [Some(token), None],
-        Mode::Plain { user_name, password, .. } => [user_name.as_ref(), password.as_ref()],
+        None => [None, None],
+        Some(Mode::Gateway { token } | Mode::Device { token }) => [Some(token), None],
+        Some(Mode::Plain { user_name, password, .. }) => [user_name.as_ref(), password.as_ref()],
     };
     for secret in secrets {
         hash.update(secret.map_or("", Secret::reveal));
@@ -175,8 +192,8 @@ mod tests {
     }
 
     fn token(setup: &UplinkSetup) -> &str {
-        match &setup.settings.mode {
-            Mode::Gateway { token } => token.reveal(),
+        match &setup.everybody.as_ref().expect("an uplink for everybody").mode {
+            Mode::Gateway { token } | Mode::Device { token } => token.reveal(),
             Mode::Plain { user_name, .. } => user_name.as_ref().map_or("", Secret::reveal),
         }
     }

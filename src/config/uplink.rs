@@ -59,6 +59,8 @@ pub struct UplinkConfig {
 pub enum ModeConfig {
     /// `gateway`: the hub, or another that speaks its gateway API.
     Gateway,
+    /// `device`: the hub, which knows each of our devices by its own token.
+    Device,
     /// `plain`: any broker.
     Plain {
         /// `topic`; `{device}` stands for the device's name.
@@ -71,19 +73,28 @@ pub enum ModeConfig {
 /// The keys of `[uplink]`.
 const KEYS: &str = "url, mode, token_file, ca_file, client_certificate, client_key, pin, topic, username, \
                     password_file, client_id, order, fresh_share, wait_for_clock_s, payload_bytes and keep_alive_s";
-const MODES: &str = "one of \"gateway\" and \"plain\"";
+const MODES: &str = "one of \"gateway\", \"device\" and \"plain\"";
 const ORDERS: &str = "one of \"fresh-first\" and \"oldest-first\"";
 /// Longest client id and user name, in bytes.
 const NAME_BYTES_MAX: usize = 512;
 /// Longest topic, in bytes.
 const TOPIC_BYTES_MAX: usize = 1024;
 
+/// The word of `mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Word {
+    #[default]
+    Gateway,
+    Device,
+    Plain,
+}
+
 /// What stands in the table, one by one.
 #[derive(Default)]
 struct Found {
     url: Option<HubUrl>,
-    plain: Option<bool>,
-    token_file: Option<PathBuf>,
+    mode: Word,
+    token_file: Option<(Range<usize>, PathBuf)>,
     password_file: Option<(Range<usize>, PathBuf)>,
     ca_file: Option<(Range<usize>, PathBuf)>,
     client_certificate: Option<(Range<usize>, PathBuf)>,
@@ -131,9 +142,11 @@ impl UplinkConfig {
             match key.get_ref().as_ref() {
                 "url" => found.url = Some(url(&name, value)?),
                 "mode" => {
-                    found.plain = Some(choice(&name, value, MODES, &[("gateway", false), ("plain", true)])?)
+                    let words =
+                        [("gateway", Word::Gateway), ("device", Word::Device), ("plain", Word::Plain)];
+                    found.mode = choice(&name, value, MODES, &words)?;
                 }
-                "token_file" => found.token_file = Some(path(file, &name, value)?),
+                "token_file" => found.token_file = Some((at, path(file, &name, value)?)),
                 "password_file" => found.password_file = Some((at, path(file, &name, value)?)),
                 "ca_file" => found.ca_file = Some((at, path(file, &name, value)?)),
                 "client_certificate" => found.client_certificate = Some((at, path(file, &name, value)?)),
@@ -174,11 +187,15 @@ impl UplinkConfig {
             let _ = writeln!(text, "{key} = {}", quoted(value));
         };
         line("url", &self.url.to_string());
-        if let ModeConfig::Plain { topic, user_name } = &self.mode {
-            line("mode", "plain");
-            line("topic", topic);
-            if let Some(user_name) = user_name {
-                line("username", user_name);
+        match &self.mode {
+            ModeConfig::Gateway => {}
+            ModeConfig::Device => line("mode", "device"),
+            ModeConfig::Plain { topic, user_name } => {
+                line("mode", "plain");
+                line("topic", topic);
+                if let Some(user_name) = user_name {
+                    line("username", user_name);
+                }
             }
         }
         let client = |pick: fn(&(PathBuf, PathBuf)) -> &PathBuf| self.client.as_ref().map(pick);
@@ -216,7 +233,7 @@ impl Found {
             key: format!("uplink.{key}"),
             words: format!("is for {mode} only"),
         };
-        let mode = if self.plain == Some(true) {
+        let mode = if self.mode == Word::Plain {
             let Some((_, topic)) = self.topic else {
                 let words = "where readings are published, as \"site/{device}/telemetry\"";
                 return Err(missing("uplink.topic", words));
@@ -237,7 +254,17 @@ impl Found {
                     return Err((span, only_in("mode = \"plain\"", key)));
                 }
             }
-            ModeConfig::Gateway
+            match (self.mode, &self.token_file) {
+                (Word::Device, Some((span, _))) => {
+                    let words = "each device has its own token in mode = \"device\"".to_owned();
+                    return Err((
+                        span.clone(),
+                        Fault::Unusable { key: "uplink.token_file".to_owned(), words },
+                    ));
+                }
+                (Word::Device, None) => ModeConfig::Device,
+                _ => ModeConfig::Gateway,
+            }
         };
         if !url.tls {
             let places = [
@@ -256,7 +283,7 @@ impl Found {
         let client = both(keys, self.client_certificate, self.client_key)?;
         let defaults = UplinkConfig::new(url, mode);
         Ok(UplinkConfig {
-            token_file: self.token_file,
+            token_file: self.token_file.map(|(_, path)| path),
             password_file: self.password_file.map(|(_, path)| path),
             ca_file: self.ca_file.map(|(_, path)| path),
             client,
@@ -429,6 +456,8 @@ mod tests {
             refusal("url = 'mqtts://h'\nclient_key = 'a'\n"),
             "3: uplink.client_key: also needs `uplink.client_certificate`; give both or neither"
         );
+        let device = refusal("url = 'mqtt://h'\nmode = 'device'\ntoken_file = 'a'\n");
+        assert!(device.starts_with("4: uplink.token_file: each device has its own"), "{device}");
         let twice = "url = 'mqtt://h'\nmode = 'plain'\ntopic = 'a'\ntoken_file = 'a'\nusername = 'a'\n";
         assert!(refusal(twice).starts_with("6: uplink.username: "));
     }
@@ -438,7 +467,7 @@ mod tests {
         for (line, words) in [
             ("url = 'hub'", "uplink.url: must begin with mqtt:// or mqtts://"),
             ("url = 5", "uplink.url: must be a text in quotes"),
-            ("mode = 'bridge'", "uplink.mode: must be one of \"gateway\" and \"plain\""),
+            ("mode = 'bridge'", "uplink.mode: must be one of \"gateway\", \"device\" and \"plain\""),
             ("order = 'newest'", "uplink.order: must be one of \"fresh-first\" and \"oldest-first\""),
             ("pin = 'abc'", "uplink.pin: a pin is the SHA-256"),
             ("topic = 'a/#'", "uplink.topic: \"a/#\" is no topic to publish on"),
@@ -479,7 +508,8 @@ mod tests {
             token_file: Some("/t".into()),
             ..UplinkConfig::new(url("mqtt://hub"), ModeConfig::Gateway)
         };
-        for config in [config, gateway] {
+        let device = UplinkConfig::new(url("mqtt://hub"), ModeConfig::Device);
+        for config in [config, gateway, device] {
             let text = config.to_toml().expect("UTF-8");
             let read = Config::parse(Path::new("/x.toml"), &text).expect("valid");
             assert_eq!(read, Config { uplink: Some(config), ..Config::default() });

@@ -2,6 +2,9 @@
 //!
 //! Names only: what a payload on them means is told by `telemetry.rs`, who may use them by the access rules.
 
+/// Where a device sends readings, by its long name.
+pub const TELEMETRY_TOPIC: &str = "v1/devices/me/telemetry";
+
 /// What a PUBLISH on a topic is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceTopic {
@@ -16,7 +19,7 @@ pub enum DeviceTopic {
 /// Tells what `topic`, the topic name of a PUBLISH, is to us.
 pub fn classify(topic: &str) -> DeviceTopic {
     match topic {
-        "v1/devices/me/telemetry" | "v2/t" | "v2/t/j" => DeviceTopic::Telemetry,
+        TELEMETRY_TOPIC | "v2/t" | "v2/t/j" => DeviceTopic::Telemetry,
         _ if is_in_hub_name_space(topic) => DeviceTopic::UnknownHubTopic,
         _ => DeviceTopic::Ordinary,
     }

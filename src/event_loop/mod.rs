@@ -13,10 +13,12 @@ mod sockets;
 mod startup;
 mod storage;
 mod uplink;
+mod uplink_devices;
 mod uplink_link;
+mod uplink_running;
 
 pub use startup::{CertificateFiles, Listen, RunError, Setup};
-pub use uplink::{UplinkSetup, UplinkSource};
+pub use uplink::{DeviceSettings, UplinkSetup, UplinkSource};
 pub use uplink_link::HubPlace;
 
 use std::{path::PathBuf, time::Duration};
@@ -62,6 +64,8 @@ const CONTROL: Token = Token(6);
 const FIRST_LISTENER: usize = 7;
 /// Tokens from here on are the slots of connections.
 const FIRST_CONNECTION: usize = 64;
+/// Tokens from here on are the connections to the hub of devices that are forwarded as themselves.
+const FIRST_DEVICE_UPLINK: usize = 1 << 30;
 /// Events taken from the kernel in one turn.
 const EVENTS_PER_TURN: usize = 1024;
 /// How often an unsynchronised clock is asked again; a slew makes no event.
@@ -193,6 +197,9 @@ impl EventLoop {
                 CONTROL => self.on_control_event(now),
                 Token(token) if token < FIRST_CONNECTION => {
                     self.listeners[token - FIRST_LISTENER].note_ready()
+                }
+                Token(token) if token >= FIRST_DEVICE_UPLINK => {
+                    self.uploading.devices.on_event(token - FIRST_DEVICE_UPLINK, event);
                 }
                 Token(token) => self.on_socket_event(token - FIRST_CONNECTION, event),
             }

@@ -130,6 +130,7 @@ impl EventLoop {
             recovered: buffer.recover()?,
             seed: seed()?,
         };
+        let uplink_connections = setup.limits.uplink_connections as usize;
         let broker = Broker::new(setup.limits, start, now);
         let tls = match &setup.certificate {
             Some(files) => Some(tls::load_server_config(&files.certificate, &files.key)?),
@@ -141,6 +142,8 @@ impl EventLoop {
         // Before the listeners: who sees them announced may ask.
         let control = listen_for_control(&poll, &data_dir);
         let listeners = bind_all(&setup.listen, &poll)?;
+        let uploading = Uploading::new(setup.uplink, data_dir.clone(), uplink_connections, &poll)
+            .map_err(|error| RunError::System("make a waker", error))?;
         Ok(Self {
             events: Events::with_capacity(EVENTS_PER_TURN),
             clock_watch: watch_clock(&poll),
@@ -166,7 +169,7 @@ impl EventLoop {
             store_retry: Default::default(),
             house,
             on_stored: setup.on_stored,
-            uploading: Uploading::new(setup.uplink, &poll),
+            uploading,
             control,
             observed: Observed::new(now.mono),
             watchdog: watchdog(now),
@@ -225,7 +228,8 @@ fn watch_clock(poll: &Poll) -> Option<ClockWatch> {
 
 fn watch_registry(poll: &Poll, data_dir: &DataDir) -> Option<FileWatch> {
     let database = data_dir.registry_path();
-    let files = [database.clone(), database.with_extension("db-wal")];
+    // The kept tokens are the other half of who is forwarded as itself.
+    let files = [database.clone(), database.with_extension("db-wal"), data_dir.kept_tokens_path()];
     match FileWatch::new(poll.registry(), REGISTRY, &files) {
         Ok(watch) => Some(watch),
         Err(error) => {

@@ -79,22 +79,19 @@ impl EventLoop {
     /// card.
     pub(super) fn commit(&mut self, now: Now) {
         let Some((through, mut batch)) = self.broker.poll_commit() else {
-            if self.buffer.is_open()
-                && let Some(settlement) = self.uploading.poll_due_settlement()
-            {
-                self.commit_settlement(settlement, now);
+            if self.buffer.is_open() {
+                let settlements = self.uploading.poll_due_settlements();
+                self.commit_settlements(settlements, now);
             }
             return;
         };
-        batch.settlement = self.uploading.poll_settlement();
+        batch.settlements = self.uploading.poll_settlements();
         let stored = self.append(&batch, now);
-        if batch.settlement.is_some() {
-            self.uploading.handle_settled(stored.is_ok(), now);
-        }
+        self.uploading.handle_settled(&batch.settlements, stored.is_ok(), now);
         match stored {
             Ok(()) => {
                 self.broker.handle_committed(through, now);
-                self.uploading.handle_stored(&self.buffer, now);
+                self.uploading.handle_stored(&batch.records, &self.buffer, now);
                 if let Some(on_stored) = &mut self.on_stored {
                     on_stored(&batch.records);
                 }
@@ -131,10 +128,13 @@ impl EventLoop {
     }
 
     /// Commits what became of readings at the hub, and nothing else.
-    pub(super) fn commit_settlement(&mut self, settlement: Settlement, now: Now) {
-        let batch = Batch { settlement: Some(settlement), ..Batch::default() };
+    pub(super) fn commit_settlements(&mut self, settlements: Vec<Settlement>, now: Now) {
+        if settlements.is_empty() {
+            return;
+        }
+        let batch = Batch { settlements, ..Batch::default() };
         let stored = self.append(&batch, now);
-        self.uploading.handle_settled(stored.is_ok(), now);
+        self.uploading.handle_settled(&batch.settlements, stored.is_ok(), now);
         if let Err(error) = stored {
             log::error!("{error}; some readings may be uploaded twice");
             if !self.buffer.is_open() {
@@ -149,7 +149,7 @@ impl EventLoop {
         match self.buffer.reopen().and_then(|()| self.buffer.recover()) {
             Ok(recovered) => {
                 self.broker.handle_store_ready(recovered, now);
-                self.uploading.handle_stored(&self.buffer, now);
+                self.uploading.handle_reopened(&self.buffer, now);
                 self.store_retry = StoreRetry::default();
                 self.house.arm(now.mono);
                 log::info!("the store was opened again and passed its checks");
@@ -169,8 +169,9 @@ impl EventLoop {
     /// Somebody wrote to the registry's files; if it was not this process, takes everybody over.
     pub(super) fn reload_registry(&mut self, now: Now) {
         match self.registry.take_changed() {
-            Ok(None) => {}
+            Ok(None) => self.check_forwarded(false),
             Ok(Some(identities)) => {
+                self.check_forwarded(true);
                 log::info!("took over the registry: {} devices and clients", identities.len());
                 self.broker.handle_registry(identities, now);
             }

@@ -1,35 +1,42 @@
-//! The loop's dealings with the uplink: its connection, its reads of the journal, its part in the commit.
+//! The loop's dealings with the uplinks: their connections, their reads of the journal, their part in the commit.
 //!
 //! Once per turn, behind the devices: bytes from the hub before the commit, so that what they settle rides in it; then
-//! at most one page of readings, and what goes out. Devices never wait for more than that.
+//! a bounded look at the journal, and what goes out. Devices never wait for more than that.
+//!
+//! There is one uplink for everybody, if any, and one for each device that is forwarded as itself (`uplink_devices`).
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, rc::Rc};
 
 use mio::{Poll, event::Event};
 
 use crate::{
     clock::{Mono, Now},
-    limits::{UPLINK_PAGE_BYTES, UPLINK_PAGE_ROWS},
-    net::{chance, resolver::Resolver, scratch::Scratch, watch::FileWatch},
-    record::Settlement,
-    store::{Buffer, Stretch},
-    uplink::{ReadRequest, Settings, Status, Uplink},
+    identity::Token,
+    ids::DeviceName,
+    net::{chance, resolver::Resolver, watch::FileWatch},
+    record::{Record, Settlement},
+    store::{Buffer, DataDir, KeptTokens},
+    uplink::{Notice, Settings, Status, Uplink},
 };
 
 use super::{
-    EventLoop, RESOLVER, UPLINK_FILE,
-    uplink_link::{Arrival, Attempt, HubPlace, Link},
+    EventLoop, RESOLVER, UPLINK, UPLINK_FILE,
+    uplink_devices::DeviceUplinks,
+    uplink_link::HubPlace,
+    uplink_running::{RETRY, Running, whose},
 };
 
-/// Wait before the store is asked again after it could not tell.
-const RETRY: Duration = Duration::from_secs(1);
+/// How the uplink of one device behaves, given its name and its token.
+pub type DeviceSettings = Box<dyn Fn(&DeviceName, &Token) -> Settings>;
 
 /// Where readings go, and how.
 pub struct UplinkSetup {
     /// Where the hub is.
-    pub place: HubPlace,
-    /// How the uplink behaves.
-    pub settings: Settings,
+    pub place: Rc<HubPlace>,
+    /// How everybody's uplink behaves, if there is one.
+    pub everybody: Option<Settings>,
+    /// How that of a device that is forwarded as itself behaves; none if no device is.
+    pub device: Option<DeviceSettings>,
     /// Changes if anything in the settings or in the files they name does.
     pub fingerprint: [u8; 32],
 }
@@ -49,33 +56,32 @@ impl UplinkSource {
     }
 }
 
-/// The uplink as it runs in the loop.
+/// The uplinks as they run in the loop.
 pub(super) struct Uploading {
     source: UplinkSource,
     watch: Option<FileWatch>,
-    resolver: Option<Resolver>,
-    /// Read and not begun yet, for the store must tell first where to go on.
-    waiting: Option<UplinkSetup>,
+    resolver: Resolver,
+    /// What is in force.
+    setup: Option<Rc<UplinkSetup>>,
+    /// Everybody's uplink has not begun yet, for the store must tell first where to go on.
+    is_waiting: bool,
     /// When that is tried again.
     begin_again: Option<Mono>,
     running: Option<Running>,
+    pub(super) devices: DeviceUplinks,
     /// Why there is none although there should be.
     trouble: Option<String>,
 }
 
-struct Running {
-    uplink: Uplink,
-    place: HubPlace,
-    fingerprint: [u8; 32],
-    link: Link,
-    /// The page that is read in the next turn.
-    wanted: Option<ReadRequest>,
-    /// The journal could not be read, that was told, and it is tried again then.
-    read_again: Option<Mono>,
-}
-
 impl Uploading {
-    pub(super) fn new(source: UplinkSource, poll: &Poll) -> Self {
+    /// # Errors
+    /// If there can be no waker for the answers of the resolver.
+    pub(super) fn new(
+        source: UplinkSource,
+        dir: DataDir,
+        connections_max: usize,
+        poll: &Poll,
+    ) -> io::Result<Self> {
         let watch = source.watched.as_ref().and_then(|file| {
             FileWatch::new(poll.registry(), UPLINK_FILE, std::slice::from_ref(file))
                 .inspect_err(|error| {
@@ -86,14 +92,16 @@ impl Uploading {
         let mut uploading = Self {
             source,
             watch,
-            resolver: None,
-            waiting: None,
+            resolver: Resolver::new(poll.registry(), RESOLVER)?,
+            setup: None,
+            is_waiting: false,
             begin_again: None,
             running: None,
+            devices: DeviceUplinks::new(dir, connections_max),
             trouble: None,
         };
         uploading.load();
-        uploading
+        Ok(uploading)
     }
 
     /// Reads the settings; those that cannot be used leave what runs as it is.
@@ -101,132 +109,151 @@ impl Uploading {
         match (self.source.load)() {
             Ok(setup) => {
                 self.trouble = None;
-                let running = self.running.as_ref().map(|running| running.fingerprint);
-                if setup.as_ref().map(|setup| setup.fingerprint) == running {
-                    self.waiting = None;
+                let in_force = self.setup.as_ref().map(|setup| setup.fingerprint);
+                if setup.as_ref().map(|setup| setup.fingerprint) == in_force {
                     return;
                 }
-                if let Some(mut old) = self.running.take() {
-                    old.link.close();
+                if in_force.is_some() {
                     log::info!("the uplink's settings have changed");
                 }
-                self.waiting = setup;
+                self.stop_everybodys();
+                self.devices.stop_all();
+                self.setup = setup.map(Rc::new);
+                self.is_waiting = self.setup.as_ref().is_some_and(|setup| setup.everybody.is_some());
+                self.devices.want_sync();
             }
             Err(words) => {
-                let goes_on =
-                    if self.running.is_some() { "; the settings read before stay in force" } else { "" };
+                let goes_on = match self.setup {
+                    Some(_) => "; the settings read before stay in force",
+                    None => "",
+                };
                 log::error!("the uplink: {words}{goes_on}");
                 self.trouble = Some(words);
             }
         }
     }
 
-    /// Begins what waits, if the store can tell where to go on.
-    fn begin(&mut self, buffer: &Buffer, poll: &Poll, synchronised: bool, now: Now) {
-        let Some(setup) = self.waiting.take() else { return };
-        let (resumed, seed) = match self.prepare(buffer, poll) {
+    fn stop_everybodys(&mut self) {
+        if let Some(mut old) = self.running.take() {
+            old.close();
+        }
+    }
+
+    /// Begins everybody's uplink, if the store can tell where to go on.
+    fn begin(&mut self, buffer: &Buffer, synchronised: bool, now: Now) {
+        let Some(setup) = self.setup.clone() else { return };
+        let Some(settings) = setup.everybody.clone() else { return };
+        let (resumed, seed) = match prepare(buffer) {
             Ok(prepared) => prepared,
             Err(words) => {
                 if self.trouble.as_ref() != Some(&words) {
                     log::error!("the uplink cannot begin: {words}; trying again");
                 }
                 self.trouble = Some(words);
-                self.waiting = Some(setup);
                 self.begin_again = Some(now.mono + RETRY);
                 return;
             }
         };
         self.trouble = None;
         self.begin_again = None;
-        let mut uplink = Uplink::new(setup.settings, resumed, buffer.last_seq(), seed, now);
+        self.is_waiting = false;
+        let mut uplink = Uplink::new(settings, resumed, buffer.last_seq(), seed, now);
         uplink.handle_clock(synchronised, now);
-        self.running = Some(Running {
-            uplink,
-            place: setup.place,
-            fingerprint: setup.fingerprint,
-            link: Link::Down,
-            wanted: None,
-            read_again: None,
-        });
+        self.running = Some(Running::new(uplink, Rc::clone(&setup.place), UPLINK));
     }
 
-    fn prepare(&mut self, buffer: &Buffer, poll: &Poll) -> Result<(Settlement, u64), String> {
-        if self.resolver.is_none() {
-            let resolver = Resolver::new(poll.registry(), RESOLVER);
-            self.resolver = Some(resolver.map_err(|error| format!("cannot make a waker: {error}"))?);
-        }
-        let resumed = buffer.settlement().map_err(|error| error.to_string())?;
-        let seed = chance::seed().map_err(|error| format!("cannot get random bytes: {error}"))?;
-        Ok((resumed, seed))
-    }
-
-    /// Whether settings wait to be begun now.
+    /// Whether settings wait to be begun now. Devices come first: their readings are not everybody's any more.
     fn may_begin(&self, now: Mono) -> bool {
-        self.waiting.is_some() && self.begin_again.is_none_or(|at| at <= now)
+        self.is_waiting && !self.devices.wants_sync() && self.begin_again.is_none_or(|at| at <= now)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Running> {
+        self.running.iter().chain(self.devices.all())
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Running> {
+        self.running.iter_mut().chain(self.devices.all_mut())
     }
 
     /// Whether the next turn has something to do at once.
     pub(super) fn is_busy(&self, store_is_open: bool) -> bool {
-        let busy = |running: &Running| running.link.can_read() || (store_is_open && running.wanted.is_some());
-        self.running.as_ref().is_some_and(busy)
+        self.all().any(|running| running.is_busy(store_is_open))
     }
 
     /// When it wants to be looked at.
     pub(super) fn deadline(&self) -> Option<Mono> {
-        let begin = self.waiting.as_ref().and(self.begin_again);
-        let running = self
-            .running
-            .as_ref()
-            .map(|running| [running.uplink.poll_timeout(), running.link.deadline(), running.read_again]);
-        running.into_iter().flatten().chain([begin]).flatten().min()
+        let begin = self.begin_again.filter(|_| self.is_waiting);
+        self.all().map(Running::due).chain([begin, self.devices.deadline()]).flatten().min()
     }
 
     /// What became of readings, to ride in a commit that is made anyway.
-    pub(super) fn poll_settlement(&mut self) -> Option<Settlement> {
-        self.running.as_mut()?.uplink.poll_settlement()
+    pub(super) fn poll_settlements(&mut self) -> Vec<Settlement> {
+        self.all_mut().filter_map(|running| running.uplink.poll_settlement()).collect()
+    }
+
+    /// The same, whether or not a later commit would do: there may be none.
+    fn poll_last_settlements(&mut self) -> Vec<Settlement> {
+        for running in self.all_mut() {
+            running.uplink.settle_now();
+        }
+        self.poll_settlements()
     }
 
     /// The same, if a commit is to be made for it alone.
-    pub(super) fn poll_due_settlement(&mut self) -> Option<Settlement> {
-        let running = self.running.as_mut()?;
-        if running.uplink.settlement_is_due() { running.uplink.poll_settlement() } else { None }
+    pub(super) fn poll_due_settlements(&mut self) -> Vec<Settlement> {
+        if self.all().any(|running| running.uplink.settlement_is_due()) {
+            return self.poll_settlements();
+        }
+        Vec::new()
     }
 
-    /// The commit that carried a settlement was made, or was not.
-    pub(super) fn handle_settled(&mut self, on_disk: bool, now: Now) {
-        let Some(running) = &mut self.running else { return };
-        if on_disk {
-            running.uplink.handle_settled(now);
-        } else {
-            running.uplink.handle_settle_failed(now);
+    /// The commit that carried `settlements` was made, or was not.
+    pub(super) fn handle_settled(&mut self, settlements: &[Settlement], on_disk: bool, now: Now) {
+        for settlement in settlements {
+            let running = match &settlement.of {
+                None => self.running.as_mut(),
+                Some(device) => self.devices.get_mut(device),
+            };
+            let Some(running) = running else { continue };
+            match on_disk {
+                true => running.touch().handle_settled(now),
+                false => running.touch().handle_settle_failed(now),
+            }
         }
     }
 
-    /// What the journal holds now.
-    pub(super) fn handle_stored(&mut self, buffer: &Buffer, now: Now) {
+    /// A commit put `records` on disk.
+    pub(super) fn handle_stored(&mut self, records: &[Record], buffer: &Buffer, now: Now) {
         if let Some(running) = &mut self.running {
-            running.uplink.handle_stored(buffer.last_seq(), now);
+            running.touch().handle_stored(buffer.last_seq(), now);
+        }
+        self.devices.handle_stored(records, now);
+    }
+
+    /// The journal was opened again, and may hold more than was told.
+    pub(super) fn handle_reopened(&mut self, buffer: &Buffer, now: Now) {
+        for running in self.all_mut() {
+            running.touch().handle_stored(buffer.last_seq(), now);
         }
     }
 
     pub(super) fn handle_clock(&mut self, synchronised: bool, now: Now) {
-        if let Some(running) = &mut self.running {
-            running.uplink.handle_clock(synchronised, now);
+        for running in self.all_mut() {
+            running.touch().handle_clock(synchronised, now);
         }
     }
 
     pub(super) fn on_event(&mut self, event: &Event) {
         if let Some(running) = &mut self.running {
-            running.link.on_event(event);
+            running.on_event(event);
         }
     }
 
     pub(super) fn on_answers(&mut self, poll: &Poll, now: Now) {
-        while let Some(answer) = self.resolver.as_mut().and_then(Resolver::take) {
-            let Some(running) = &mut self.running else { continue };
-            let Running { link, place, .. } = running;
-            let attempt = link.on_answer(answer.ticket, answer.addresses, place, poll.registry(), now.mono);
-            running.on_attempt(attempt, now);
+        while let Some(answer) = self.resolver.take() {
+            for running in self.all_mut() {
+                running.on_answer(&answer, poll, now);
+            }
         }
     }
 
@@ -242,130 +269,100 @@ impl Uploading {
 
     /// For the line the service manager shows.
     pub(super) fn status(&self, now: Now) -> Option<String> {
-        if let Some(running) = &self.running {
+        let everybodys = self.running.as_ref().map(|running| {
             let status = running.uplink.status(now);
-            return Some(format!("uplink {}, {} readings wait for it", status.state, status.backlog));
+            format!("uplink {}, {} readings wait for it", status.state, status.backlog)
+        });
+        let words: Vec<String> = everybodys.into_iter().chain(self.devices.status(now)).collect();
+        if !words.is_empty() {
+            return Some(words.join("; "));
         }
         self.trouble.as_ref().map(|_| "NO UPLINK, the log says why".to_owned())
     }
 }
 
-impl Running {
-    fn on_attempt(&mut self, attempt: Attempt, now: Now) {
-        match attempt {
-            Attempt::Pending => {}
-            Attempt::Connected => self.uplink.handle_connected(now),
-            Attempt::Failed(failure) => self.uplink.handle_connect_failed(failure, now),
-        }
-    }
+fn prepare(buffer: &Buffer) -> Result<(Settlement, u64), String> {
+    let resumed = buffer.settlement().map_err(|error| error.to_string())?;
+    let seed = chance::seed().map_err(|error| format!("cannot get random bytes: {error}"))?;
+    Ok((resumed, seed))
+}
 
-    fn read(&mut self, scratch: &mut Scratch, now: Now) {
-        let Some(arrival) = self.link.read(scratch, &self.place) else { return };
-        if !scratch.plaintext().is_empty() {
-            self.uplink.handle_bytes(scratch.plaintext(), now);
-        }
-        if let Arrival::End(failure) = arrival {
-            self.uplink.handle_disconnected(failure, now);
-        }
-    }
-
-    fn connect(&mut self, resolver: &mut Resolver, poll: &Poll, now: Now) {
-        let attempt = self.link.advance(&self.place, poll.registry(), now.mono);
-        self.on_attempt(attempt, now);
-        if self.uplink.poll_connect() {
-            let attempt = self.link.begin(&self.place, resolver, poll.registry(), now.mono);
-            self.on_attempt(attempt, now);
-        }
-    }
-
-    /// One page at most: the devices are waiting.
-    fn read_page(&mut self, buffer: &mut Buffer, now: Now) {
-        if !buffer.is_open() || self.read_again.is_some_and(|at| at > now.mono) {
-            return;
-        }
-        if self.wanted.is_none() {
-            self.wanted = self.uplink.poll_read();
-        }
-        let Some(mut request) = self.wanted.take() else { return };
-        request.rows_max = request.rows_max.min(UPLINK_PAGE_ROWS);
-        request.bytes_max = request.bytes_max.min(UPLINK_PAGE_BYTES);
-        let ReadRequest { after, through, rows_max, bytes_max, .. } = request;
-        match buffer.outbound(&Stretch { after, through, rows_max, bytes_max }) {
-            Ok(rows) => {
-                self.read_again = None;
-                self.uplink.handle_rows(request, rows, now);
-                self.wanted = self.uplink.poll_read();
-            }
-            Err(error) => {
-                if self.read_again.replace(now.mono + RETRY).is_none() {
-                    log::error!("{error}; nothing is uploaded until that works again");
-                }
-                self.uplink.handle_read_failed(request, now);
-            }
-        }
-    }
-
-    fn write(&mut self, now: Now) {
-        if let Err(failure) = self.link.write(self.uplink.output(), &self.place) {
-            self.uplink.handle_disconnected(failure, now);
-        }
-        if self.uplink.poll_close() {
-            self.link.close();
-        }
-    }
-
-    fn tell(&mut self) {
-        while let Some(notice) = self.uplink.poll_notice() {
-            let level = if notice.is_warning { log::Level::Warn } else { log::Level::Info };
-            log::log!(level, "uplink: {}", notice.words);
-        }
-    }
+fn tell_everybodys(notice: Notice) {
+    let level = if notice.is_warning { log::Level::Warn } else { log::Level::Info };
+    log::log!(level, "uplink: {}", notice.words);
 }
 
 impl EventLoop {
     /// Takes what the hub has sent.
     pub(super) fn read_uplink(&mut self, now: Now) {
-        if let Some(running) = &mut self.uploading.running {
+        for running in self.uploading.all_mut() {
             running.read(&mut self.scratch, now);
         }
     }
 
-    /// Everything else the uplink wants in this turn.
+    /// Everything else the uplinks want in this turn.
     pub(super) fn drive_uplink(&mut self, now: Now) {
-        let Uploading { resolver, running, .. } = &mut self.uploading;
-        if let (Some(running), Some(resolver)) = (running, resolver) {
-            if running.uplink.poll_timeout().is_some_and(|at| at <= now.mono) {
-                running.uplink.handle_timeout(now);
+        let Uploading { resolver, running, devices, .. } = &mut self.uploading;
+        if let Some(running) = running {
+            running.serve(resolver, &self.poll, now, tell_everybodys);
+        }
+        devices.serve(resolver, &self.poll, now);
+        if self.buffer.is_open() {
+            if let Some(running) = running.as_mut().filter(|running| running.wants_page(now.mono)) {
+                running.read_page(&mut self.buffer, &whose(None, devices.forwarded()), now);
             }
-            running.connect(resolver, &self.poll, now);
-            running.read_page(&mut self.buffer, now);
-            running.write(now);
-            running.tell();
+            devices.read_pages(&mut self.buffer, now);
+        }
+        self.begin_uplinks(now);
+    }
+
+    fn begin_uplinks(&mut self, now: Now) {
+        let synchronised = self.clock.state().synchronised;
+        let is_due = self.uploading.devices.sync_is_due(now.mono);
+        if is_due && !self.buffer.is_open() {
+            self.uploading.devices.put_off_sync(now.mono);
+        } else if is_due {
+            // Uplinks that end here are not to send again what the hub has acknowledged.
+            let settlements = self.uploading.poll_last_settlements();
+            self.commit_settlements(settlements, now);
+            let Uploading { setup, devices, running, .. } = &mut self.uploading;
+            let begins_again =
+                devices.sync(setup.as_deref(), &self.registry, &mut self.buffer, synchronised, now);
+            if begins_again && running.is_some() {
+                // It goes on before readings that have become its business.
+                self.uploading.stop_everybodys();
+                self.uploading.is_waiting = true;
+            }
         }
         if self.uploading.may_begin(now.mono) {
-            let synchronised = self.clock.state().synchronised;
-            self.uploading.begin(&self.buffer, &self.poll, synchronised, now);
+            self.uploading.begin(&self.buffer, synchronised, now);
         }
     }
 
-    /// Reads the settings again; what the old uplink knows is put on disk before, so that a new one goes on there.
-    pub(super) fn reload_uplink(&mut self, now: Now) {
-        if let Some(settlement) = self.uploading.poll_settlement() {
-            self.commit_settlement(settlement, now);
+    /// The registry or the kept tokens may have changed.
+    pub(super) fn check_forwarded(&mut self, registry_changed: bool) {
+        let devices = &mut self.uploading.devices;
+        if devices.note_version(KeptTokens::version(devices.dir())) || registry_changed {
+            devices.want_sync();
         }
+    }
+
+    /// Reads the settings again; what the old uplinks know is put on disk before, so that new ones go on there.
+    pub(super) fn reload_uplink(&mut self, now: Now) {
+        let settlements = self.uploading.poll_last_settlements();
+        self.commit_settlements(settlements, now);
         self.uploading.load();
     }
 
     /// Says goodbye to the hub, and puts on disk what became of readings.
     pub(super) fn stop_uplink(&mut self, now: Now) {
-        self.uploading.waiting = None;
-        if let Some(running) = &mut self.uploading.running {
-            running.uplink.handle_stop(now);
+        self.uploading.is_waiting = false;
+        for running in self.uploading.all_mut() {
+            running.touch().handle_stop(now);
             running.write(now);
         }
-        if let Some(settlement) = self.uploading.poll_settlement() {
-            self.commit_settlement(settlement, now);
-        }
+        let settlements = self.uploading.poll_last_settlements();
+        self.commit_settlements(settlements, now);
     }
 
     pub(super) fn on_uplink_file_event(&mut self, now: Now) {

@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 
-use mio::{Registry, event::Event};
+use mio::{Registry, Token, event::Event};
 
 use crate::{
     byte_queue::ByteQueue,
@@ -12,7 +12,7 @@ use crate::{
     limits::{ADDRESS_TIMEOUT, ADDRESS_TIMEOUT_MIN, UPLINK_CONNECT_TIMEOUT},
     net::{
         connection::WriteOutcome,
-        resolver::{Asking, Resolver, Ticket},
+        resolver::{Answer, Asking, Resolver, Ticket},
         scratch::Scratch,
         tls_client::HubTls,
         upstream::{Reading, Upstream},
@@ -35,6 +35,15 @@ pub struct HubPlace {
     pub port: u16,
     /// Present if TLS is spoken.
     pub tls: Option<HubTls>,
+}
+
+/// What a link needs to make its way.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) place: &'a HubPlace,
+    pub(super) registry: &'a Registry,
+    /// Under which its events come.
+    pub(super) token: Token,
 }
 
 /// What one attempt at the hub, or the connection, is doing.
@@ -77,15 +86,10 @@ pub(super) enum Arrival {
 
 impl Link {
     /// Begins an attempt.
-    pub(super) fn begin(
-        &mut self,
-        place: &HubPlace,
-        resolver: &mut Resolver,
-        registry: &Registry,
-        now: Mono,
-    ) -> Attempt {
+    pub(super) fn begin(&mut self, way: Way<'_>, resolver: &mut Resolver, now: Mono) -> Attempt {
+        let place = way.place;
         match resolver.ask(&place.host, place.port) {
-            Asking::Known(address) => self.dial([address].into(), place, registry, now),
+            Asking::Known(address) => self.dial([address].into(), way, now),
             Asking::Waiting(ticket) => {
                 *self = Self::Resolving(ticket);
                 Attempt::Pending
@@ -98,20 +102,13 @@ impl Link {
     }
 
     /// Takes the resolver's answer, if it is the one waited for.
-    pub(super) fn on_answer(
-        &mut self,
-        ticket: Ticket,
-        addresses: io::Result<Vec<SocketAddr>>,
-        place: &HubPlace,
-        registry: &Registry,
-        now: Mono,
-    ) -> Attempt {
-        if !matches!(self, Self::Resolving(expected) if *expected == ticket) {
+    pub(super) fn on_answer(&mut self, answer: &Answer, way: Way<'_>, now: Mono) -> Attempt {
+        if !matches!(self, Self::Resolving(expected) if *expected == answer.ticket) {
             return Attempt::Pending;
         }
-        match addresses {
-            Ok(addresses) => self.dial(addresses.into(), place, registry, now),
-            Err(error) => self.fail(not_found(place, &error.to_string())),
+        match &answer.addresses {
+            Ok(addresses) => self.dial(addresses.iter().copied().collect(), way, now),
+            Err(error) => self.fail(not_found(way.place, &error.to_string())),
         }
     }
 
@@ -125,7 +122,7 @@ impl Link {
     }
 
     /// Goes on with the attempt, as far as the network and the time allow.
-    pub(super) fn advance(&mut self, place: &HubPlace, registry: &Registry, now: Mono) -> Attempt {
+    pub(super) fn advance(&mut self, way: Way<'_>, now: Mono) -> Attempt {
         let Self::Dialling(dialling) = self else { return Attempt::Pending };
         let error = match dialling.upstream.advance() {
             Ok(true) => {
@@ -143,7 +140,7 @@ impl Link {
             unreachable!("it was dialling when this began");
         };
         dialling.failed.push((dialling.address, error));
-        self.dial_next(dialling.rest, dialling.failed, dialling.each, place, registry, now)
+        self.dial_next(dialling.rest, dialling.failed, dialling.each, way, now)
     }
 
     /// Reads a portion, if there may be one.
@@ -193,17 +190,11 @@ impl Link {
         }
     }
 
-    fn dial(
-        &mut self,
-        addresses: VecDeque<SocketAddr>,
-        place: &HubPlace,
-        registry: &Registry,
-        now: Mono,
-    ) -> Attempt {
+    fn dial(&mut self, addresses: VecDeque<SocketAddr>, way: Way<'_>, now: Mono) -> Attempt {
         // All of them get their turn within what the uplink allows for one attempt.
         let share = UPLINK_CONNECT_TIMEOUT / (addresses.len() as u32 + 1);
         let each = share.clamp(ADDRESS_TIMEOUT_MIN, ADDRESS_TIMEOUT);
-        self.dial_next(addresses, Vec::new(), each, place, registry, now)
+        self.dial_next(addresses, Vec::new(), each, way, now)
     }
 
     fn dial_next(
@@ -211,13 +202,12 @@ impl Link {
         mut rest: VecDeque<SocketAddr>,
         mut failed: Vec<(SocketAddr, UpstreamError)>,
         each: Duration,
-        place: &HubPlace,
-        registry: &Registry,
+        way: Way<'_>,
         now: Mono,
     ) -> Attempt {
         while let Some(address) = rest.pop_front() {
-            let dialled = Upstream::connect(address, place.tls.as_ref()).and_then(|mut upstream| {
-                upstream.register(registry, super::UPLINK)?;
+            let dialled = Upstream::connect(address, way.place.tls.as_ref()).and_then(|mut upstream| {
+                upstream.register(way.registry, way.token)?;
                 Ok(upstream)
             });
             match dialled {
@@ -229,7 +219,7 @@ impl Link {
                 Err(error) => failed.push((address, error)),
             }
         }
-        self.fail(all_failed(place, &failed))
+        self.fail(all_failed(way.place, &failed))
     }
 
     fn fail(&mut self, failure: Failure) -> Attempt {
@@ -292,6 +282,10 @@ mod tests {
         HubPlace { url: format!("mqtt://{host}:1"), host: host.to_owned(), port: 1, tls: None }
     }
 
+    fn way<'a>(place: &'a HubPlace, poll: &'a Poll) -> Way<'a> {
+        Way { place, registry: poll.registry(), token: Token(1) }
+    }
+
     /// An address where nobody listens.
     fn closed() -> SocketAddr {
         TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
@@ -303,12 +297,12 @@ mod tests {
         let mut events = Events::with_capacity(4);
         let (place, now) = (place("hub"), Mono(0));
         let mut link = Link::Down;
-        let mut outcome = link.dial(addresses.iter().copied().collect(), &place, poll.registry(), now);
+        let mut outcome = link.dial(addresses.iter().copied().collect(), way(&place, &poll), now);
         while matches!(outcome, Attempt::Pending) {
             poll.poll(&mut events, Some(PATIENCE)).expect("poll");
             assert!(!events.is_empty(), "out of patience");
             events.iter().for_each(|event| link.on_event(event));
-            outcome = link.advance(&place, poll.registry(), now);
+            outcome = link.advance(way(&place, &poll), now);
         }
         (link, outcome)
     }
@@ -345,14 +339,14 @@ mod tests {
         let place = place("hub");
         let mut link = Link::Down;
         let addresses = [hub.local_addr().expect("address"), closed()].into();
-        assert!(matches!(link.dial(addresses, &place, poll.registry(), Mono(0)), Attempt::Pending));
+        assert!(matches!(link.dial(addresses, way(&place, &poll), Mono(0)), Attempt::Pending));
         let deadline = link.deadline().expect("an address is given its time");
         assert_eq!(deadline, Mono(0) + ADDRESS_TIMEOUT);
         // No event was shown to it: to the link nothing has happened.
-        assert!(matches!(link.advance(&place, poll.registry(), Mono(0)), Attempt::Pending));
-        assert!(matches!(link.advance(&place, poll.registry(), deadline), Attempt::Pending));
+        assert!(matches!(link.advance(way(&place, &poll), Mono(0)), Attempt::Pending));
+        assert!(matches!(link.advance(way(&place, &poll), deadline), Attempt::Pending));
         assert_eq!(link.deadline(), Some(deadline + ADDRESS_TIMEOUT), "the next has its turn");
-        let failure = words(link.advance(&place, poll.registry(), deadline + ADDRESS_TIMEOUT));
+        let failure = words(link.advance(way(&place, &poll), deadline + ADDRESS_TIMEOUT));
         assert_eq!(failure.kind, FailureKind::TimedOut);
     }
 
@@ -361,7 +355,7 @@ mod tests {
         let poll = Poll::new().expect("poll");
         let mut link = Link::Down;
         let addresses = (0..16).map(|_| closed()).collect();
-        link.dial(addresses, &place("hub"), poll.registry(), Mono(0));
+        link.dial(addresses, way(&place("hub"), &poll), Mono(0));
         assert_eq!(link.deadline(), Some(Mono(0) + ADDRESS_TIMEOUT_MIN));
     }
 
@@ -369,17 +363,18 @@ mod tests {
     fn an_answer_nobody_waits_for_any_more_starts_nothing() {
         let poll = Poll::new().expect("poll");
         let mut resolver = Resolver::new(poll.registry(), Token(0)).expect("a resolver");
-        let place = place("localhost");
+        let place = self::place("localhost");
         let mut link = Link::Down;
-        let began = link.begin(&place, &mut resolver, poll.registry(), Mono(0));
+        let began = link.begin(way(&place, &poll), &mut resolver, Mono(0));
         assert!(matches!(began, Attempt::Pending));
         let Link::Resolving(old) = link else { panic!("a name is looked up") };
-        link.begin(&place, &mut resolver, poll.registry(), Mono(0));
-        let answer = || Ok(vec![closed()]);
-        link.on_answer(old, answer(), &place, poll.registry(), Mono(0));
+        let other = self::place("hub.invalid");
+        link.begin(way(&other, &poll), &mut resolver, Mono(0));
+        let answer = |ticket| Answer { ticket, addresses: Ok(vec![closed()]) };
+        link.on_answer(&answer(old), way(&place, &poll), Mono(0));
         let Link::Resolving(new) = link else { panic!("the old answer was not waited for") };
         link.close();
-        link.on_answer(new, answer(), &place, poll.registry(), Mono(0));
+        link.on_answer(&answer(new), way(&place, &poll), Mono(0));
         assert!(matches!(link, Link::Down));
     }
 }

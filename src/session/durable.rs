@@ -24,8 +24,8 @@ pub struct Batch {
     pub quarantined: Vec<Quarantined>,
     /// What happened to sessions and retained messages, in order.
     pub changes: Vec<Change>,
-    /// What became of readings at the hub.
-    pub settlement: Option<Settlement>,
+    /// What became of readings at the hub: one for each uplink that has news.
+    pub settlements: Vec<Settlement>,
     /// What was set aside and is over: dropped, or among the readings above.
     pub over: Vec<SetAsideId>,
 }
@@ -197,7 +197,7 @@ impl Batch {
         self.records.is_empty()
             && self.quarantined.is_empty()
             && self.changes.is_empty()
-            && self.settlement.is_none()
+            && self.settlements.is_empty()
             && self.over.is_empty()
     }
 

@@ -10,6 +10,7 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,7 +27,8 @@ use super::{
     health,
     journal_devices::{Fresh, JournalDevices},
     open::{self, StoreOptions, WAL_PAGES},
-    outbound::{self, Stretch},
+    outbound::{self, Found, Stretch, Whose},
+    own_marks,
     placement::Placements,
     quarantine, recovery,
     retention::{self, House, Housekeeping, Losses, Orders},
@@ -37,7 +39,7 @@ use super::{
 };
 use crate::{
     clock::{ClockState, Mono, Now},
-    ids::Seq,
+    ids::{DeviceName, Seq},
     record::{Outbound, SetAsideId, Settlement},
     session::{Batch, durable::Recovered},
 };
@@ -185,10 +187,19 @@ impl Buffer {
     /// # Errors
     /// If the journal is closed or cannot be read.
     pub fn outbound(&mut self, stretch: &Stretch) -> Result<Vec<Outbound>, StoreError> {
-        let (readings, damaged) =
-            self.read_placed(|connection, placements| outbound::read(connection, placements, stretch))?;
+        self.outbound_of(&Whose::Everybody, stretch).map(|found| found.readings)
+    }
+
+    /// Reads readings of some devices only. The search looks at a bounded number of readings, whoever's they are, and
+    /// says how far it has come.
+    ///
+    /// # Errors
+    /// As [`Buffer::outbound`].
+    pub fn outbound_of(&mut self, whose: &Whose<'_>, stretch: &Stretch) -> Result<Found, StoreError> {
+        let (found, damaged) = self
+            .read_placed(|connection, placements| outbound::read(connection, placements, whose, stretch))?;
         self.damaged_rows += damaged;
-        Ok(readings)
+        Ok(found)
     }
 
     /// Something that was set aside, if it is there and not damaged.
@@ -219,7 +230,8 @@ impl Buffer {
         self.damaged_rows
     }
 
-    /// What became of readings at the hub, as far as the disk knows; without the rejected ones.
+    /// What became of readings at the hub, as far as the disk knows; without the rejected ones. Those of devices with a
+    /// mark of their own are not meant, see [`Buffer::own_settlements`].
     ///
     /// # Errors
     /// If the journal is closed or cannot be read.
@@ -227,6 +239,39 @@ impl Buffer {
         let Some(connection) = &self.connection else { return Err(self.closed()) };
         settled::read(connection)
             .map_err(|e| Attempt::new("read the mark of the uplink in", &self.path).sql(e))
+    }
+
+    /// The same for each device with a mark of its own.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn own_settlements(&self) -> Result<BTreeMap<DeviceName, Settlement>, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        own_marks::read(connection)
+            .map_err(|e| Attempt::new("read the marks of devices in", &self.path).sql(e))
+    }
+
+    /// Each of `devices` has a mark of its own from now on, which begins where everybody's is.
+    ///
+    /// To be called before the readings of these devices are left out of what everybody's uplink reads.
+    ///
+    /// # Errors
+    /// As [`Buffer::append`].
+    pub fn begin_own_marks(&mut self, devices: &[DeviceName]) -> Result<(), StoreError> {
+        let Some(connection) = &mut self.connection else { return Err(self.closed()) };
+        own_marks::begin(connection, devices)
+            .map_err(|error| self.after_failure("begin the marks of devices in the journal", error))
+    }
+
+    /// None of `devices` has a mark of its own any more. Everybody's goes back to before the first reading of theirs that
+    /// the hub does not have, so that an uplink that begins now sends it; others may be sent twice.
+    ///
+    /// # Errors
+    /// As [`Buffer::append`].
+    pub fn end_own_marks(&mut self, devices: &[DeviceName]) -> Result<(), StoreError> {
+        let Some(connection) = &mut self.connection else { return Err(self.closed()) };
+        own_marks::end(connection, devices)
+            .map_err(|error| self.after_failure("end the marks of devices in the journal", error))
     }
 
     /// How many readings that the hub does not take are set aside.
@@ -518,10 +563,10 @@ fn commit(
     let dropped =
         quarantine::keep(&transaction, devices, &mut fresh, boot, &batch.quarantined, quarantine_rows)?;
     sessions::apply(&transaction, boot, &batch.changes)?;
-    let rejected_dropped = match &batch.settlement {
-        Some(settlement) => settled::write(&transaction, settlement, quarantine_rows)?,
-        None => 0,
-    };
+    let mut rejected_dropped = 0;
+    for settlement in &batch.settlements {
+        rejected_dropped += settled::write(&transaction, settlement, quarantine_rows)?;
+    }
     set_aside::remove(&transaction, &batch.over)?;
     transaction.commit()?;
     Ok(Committed { fresh, dropped, rejected_dropped })

@@ -79,6 +79,11 @@ impl DataDir {
         self.path.join("buffer.db")
     }
 
+    /// The tokens of devices that are forwarded as themselves.
+    pub fn kept_tokens_path(&self) -> PathBuf {
+        self.path.join("uplink-tokens")
+    }
+
     /// The file that holds space for when there is no other.
     pub fn ballast_path(&self) -> PathBuf {
         self.path.join("ballast")

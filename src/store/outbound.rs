@@ -1,10 +1,13 @@
 //! Readings for the uplink, in order, each with its time.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, Row, params, types::ValueRef};
 
-use super::{checksum::JournalRow, placement::Placements};
+use super::{checksum::JournalRow, own_marks, placement::Placements};
 use crate::{
     ids::{DeviceName, Seq},
+    limits::UPLINK_PAGE_LOOKED_AT,
     record::{Outbound, Placed},
 };
 
@@ -21,32 +24,91 @@ pub struct Stretch {
     pub bytes_max: usize,
 }
 
+/// Whose readings are wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Whose<'a> {
+    /// Everybody's.
+    Everybody,
+    /// Those of one device.
+    Only(&'a DeviceName),
+    /// Those of all but these.
+    AllBut(&'a BTreeSet<DeviceName>),
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The readings, in the order of their places.
+    pub readings: Vec<Outbound>,
+    /// Up to here there are no others.
+    pub looked_through: Seq,
+}
+
 /// Reads a stretch; damaged rows are left out, and counted in the second part.
 pub(super) fn read(
     connection: &Connection,
     placements: &Placements,
+    whose: &Whose<'_>,
     stretch: &Stretch,
-) -> rusqlite::Result<(Vec<Outbound>, u64)> {
-    let place = |seq: Seq| i64::try_from(seq.0).unwrap_or(i64::MAX);
+) -> rusqlite::Result<(Found, u64)> {
+    let through = match whose {
+        Whose::Everybody => stretch.through,
+        Whose::Only(_) | Whose::AllBut(_) => reach(connection, stretch)?,
+    };
+    let number = match whose {
+        Whose::Only(device) => match own_marks::number(connection, device)? {
+            Some(number) => Some(number),
+            // It has never sent anything.
+            None => return Ok((Found { looked_through: stretch.through, ..Found::default() }, 0)),
+        },
+        Whose::Everybody | Whose::AllBut(_) => None,
+    };
     let mut statement = connection.prepare_cached(
         "SELECT journal.seq, journal.device, journal.boot, journal.at_ms, journal.device_ts, journal.payload,
                 journal.checksum, devices.name
          FROM journal LEFT JOIN devices ON devices.device = journal.device
-         WHERE journal.seq > ?1 AND journal.seq <= ?2 ORDER BY journal.seq",
+         WHERE journal.seq > ?1 AND journal.seq <= ?2 AND (?3 IS NULL OR journal.device = ?3) ORDER BY journal.seq",
     )?;
-    let mut rows = statement.query(params![place(stretch.after), place(stretch.through)])?;
-    let (mut found, mut bytes, mut damaged) = (Vec::new(), 0, 0);
-    while found.len() < stretch.rows_max && bytes < stretch.bytes_max {
-        let Some(row) = rows.next()? else { break };
+    let mut rows = statement.query(params![place(stretch.after), place(through), number])?;
+    let (mut readings, mut bytes, mut damaged) = (Vec::new(), 0, 0);
+    while readings.len() < stretch.rows_max && bytes < stretch.bytes_max {
+        let Some(row) = rows.next()? else {
+            return Ok((Found { readings, looked_through: through }, damaged));
+        };
+        if whose.leaves_out(row) {
+            continue;
+        }
         match decode(row, placements) {
             Some(reading) => {
                 bytes += reading.values.len();
-                found.push(reading);
+                readings.push(reading);
             }
             None => damaged += 1,
         }
     }
-    Ok((found, damaged))
+    let looked_through = readings.last().map_or(stretch.after, |reading: &Outbound| reading.seq);
+    Ok((Found { readings, looked_through }, damaged))
+}
+
+impl Whose<'_> {
+    fn leaves_out(&self, row: &Row<'_>) -> bool {
+        let Self::AllBut(devices) = self else { return false };
+        let name = row.get_ref(7).ok().and_then(|name| name.as_str().ok());
+        name.and_then(|name| DeviceName::parse(name).ok()).is_some_and(|name| devices.contains(&name))
+    }
+}
+
+/// How far to look at once: places that were given up long ago cost nothing.
+fn reach(connection: &Connection, stretch: &Stretch) -> rusqlite::Result<Seq> {
+    let first: Option<i64> = connection
+        .prepare_cached("SELECT min(seq) FROM journal WHERE seq > ?1")?
+        .query_row([place(stretch.after)], |row| row.get(0))?;
+    let end = first.map_or(u64::MAX, |first| first.unsigned_abs().saturating_add(UPLINK_PAGE_LOOKED_AT));
+    Ok(stretch.through.min(Seq(end)))
+}
+
+fn place(seq: Seq) -> i64 {
+    i64::try_from(seq.0).unwrap_or(i64::MAX)
 }
 
 fn decode(row: &Row<'_>, placements: &Placements) -> Option<Outbound> {

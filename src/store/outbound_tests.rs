@@ -58,11 +58,11 @@ fn the_mark_is_found_again_and_never_goes_back() {
     let settled = |through, beyond: &[(u64, u64)]| Settlement {
         through: Seq(through),
         beyond: beyond.iter().map(|(first, last)| (Seq(*first), Seq(*last))).collect(),
-        rejected: Vec::new(),
+        ..Settlement::default()
     };
     assert_eq!(buffer.settlement().expect("read"), Settlement::default());
     for settlement in [settled(3, &[(5, 6), (8, 8)]), settled(2, &[(8, 9)])] {
-        buffer.append(&Batch { settlement: Some(settlement), ..Batch::default() }).expect("appended");
+        buffer.append(&Batch { settlements: vec![settlement], ..Batch::default() }).expect("appended");
     }
     drop(buffer);
     assert_eq!(bench.buffer().settlement().expect("read"), settled(3, &[(8, 9)]));
@@ -94,8 +94,8 @@ fn a_reading_the_hub_does_not_take_is_set_aside() {
     let mut buffer = bench.buffer();
     buffer.append(&readings(1, 3, None)).expect("appended");
     let rejected = vec![Rejected { seq: Seq(2), reason: "payload format invalid".to_owned() }];
-    let settlement = Settlement { through: Seq(2), beyond: Vec::new(), rejected };
-    buffer.append(&Batch { settlement: Some(settlement), ..Batch::default() }).expect("appended");
+    let settlement = Settlement { through: Seq(2), rejected, ..Settlement::default() };
+    buffer.append(&Batch { settlements: vec![settlement], ..Batch::default() }).expect("appended");
     assert_eq!(buffer.rejected_len().expect("counted"), 1);
 }
 
@@ -105,7 +105,7 @@ fn the_place_of_a_settled_reading_is_not_given_again_though_the_journal_is_empty
     let mut buffer = bench.buffer();
     buffer.append(&readings(1, 3, None)).expect("appended");
     let settlement = Settlement { through: Seq(3), ..Settlement::default() };
-    buffer.append(&Batch { settlement: Some(settlement), ..Batch::default() }).expect("appended");
+    buffer.append(&Batch { settlements: vec![settlement], ..Batch::default() }).expect("appended");
     bench.sql("DELETE FROM journal");
     drop(buffer);
     assert_eq!(bench.buffer().last_seq(), Seq(3));

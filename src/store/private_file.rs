@@ -5,8 +5,8 @@
 use std::{
     ffi::OsString,
     fs::{self, File, Metadata, OpenOptions, Permissions},
-    io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -47,6 +47,32 @@ pub(super) fn refuse_strangers(database: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Writes `contents` to `path`, whole or not at all, for the directory's owner only, and on disk when this returns.
+pub(super) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
+    let attempt = Attempt::new("write", path);
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let unfinished = companion(path, ".new");
+    let write = || {
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            // A leftover might have another mode, and might be a link to somewhere else.
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&unfinished)?;
+        file.write_all(contents)?;
+        file.set_permissions(Permissions::from_mode(MODE))?;
+        let (owner, now) = (fs::metadata(dir)?, file.metadata()?);
+        if (owner.uid(), owner.gid()) != (now.uid(), now.gid()) && rustix::process::geteuid().is_root() {
+            // Root runs the commands, the service's own user must read what they write.
+            lchown(&unfinished, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        file.sync_all()?;
+        fs::rename(&unfinished, path)
+    };
+    write().map_err(|error| attempt.io(error))?;
+    sync_dir(dir)
 }
 
 /// Makes the names in `dir` durable.

@@ -12,16 +12,18 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use super::{
     budget::{Budget, DiskSpace, Policy},
     checksum::JournalRow,
+    own_marks::Marks,
     placement::Placements,
+    retention_by_device::{self, Did, Search},
     settled,
 };
 use crate::{clock::Mono, ids::Seq, limits, record::Settlement};
 
 /// Readings the hub has are removed once there are so many, or after [`SWEEP_WAIT`]: each removal is a commit.
-const SWEEP_ROWS: i64 = 256;
-const SWEEP_WAIT: Duration = Duration::from_secs(60);
+pub(super) const SWEEP_ROWS: i64 = 256;
+pub(super) const SWEEP_WAIT: Duration = Duration::from_secs(60);
 /// The last readings stay whatever the room: something else than readings fills the file.
-const ROWS_KEPT: i64 = 1000;
+pub(super) const ROWS_KEPT: i64 = 1000;
 /// Free pages for which the file is worth shrinking, if they are half of it.
 const SHRINK_PAGES: i64 = 8192;
 /// Free pages kept for new readings while the file system has too little space; half of them before more are made.
@@ -70,12 +72,13 @@ pub struct Losses {
 /// What is remembered from step to step.
 #[derive(Debug, Default)]
 pub(super) struct House {
-    making_room: bool,
+    pub(super) making_room: bool,
     /// Nothing may go to make room; said until there is room.
     is_full: bool,
     shrinking: bool,
     /// When readings the hub has were last removed.
-    swept: Option<Mono>,
+    pub(super) swept: Option<Mono>,
+    pub(super) search: Search,
 }
 
 /// What a step is to go by.
@@ -98,7 +101,7 @@ struct Removal {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+pub(super) enum Why {
     Uploaded,
     TooOld,
     NoSpace,
@@ -124,11 +127,11 @@ struct Room {
 }
 
 /// The front of the journal.
-struct Front<'a> {
-    first: i64,
-    last: i64,
+pub(super) struct Front<'a> {
+    pub(super) first: i64,
+    pub(super) last: i64,
     settlement: &'a Settlement,
-    rows_max: i64,
+    pub(super) rows_max: i64,
 }
 
 /// Does one step.
@@ -149,26 +152,47 @@ pub(super) fn step(
         return Ok(done);
     };
     let age = Age::look(connection, placements, orders, &front)?;
-    match choose(connection, house, orders, &room, &front, &age)? {
-        Some(removal) => {
-            if removal.why == Why::Uploaded {
-                house.swept = Some(orders.now);
-            }
-            remove(connection, removal, front.last, &mut done)?;
-            done.next = NextStep::Now;
+    let did = match Marks::read(connection, &settlement)? {
+        None => step_by_stretch(connection, house, orders, &room, &front, &age, &mut done)?,
+        Some(marks) => {
+            let pressure = (age.through, house.making_room || room.is_tight);
+            retention_by_device::step(connection, house, orders, &front, pressure, &marks, &mut done)?
         }
-        None => {
+    };
+    match did {
+        Did::Something => done.next = NextStep::Now,
+        Did::Nothing { is_settled } => {
             house.is_full = house.making_room && orders.budget.policy == Policy::RefuseNew;
             done.next = shrink(connection, house, &room, orders)?;
-            let sweep = front.settled().filter(|_| !orders.budget.keep_uploaded);
             let swept = *house.swept.get_or_insert(orders.now);
-            for at in sweep.map(|_| swept + SWEEP_WAIT).into_iter().chain(age.due) {
+            let sweep = (is_settled && !orders.budget.keep_uploaded).then_some(swept + SWEEP_WAIT);
+            for at in sweep.into_iter().chain(age.due) {
                 done.next = done.next.or_at(at);
             }
         }
     }
     done.is_full = house.is_full;
     Ok(done)
+}
+
+/// One mark is everybody's: what is settled, and what is not, lies in stretches.
+fn step_by_stretch(
+    connection: &mut Connection,
+    house: &mut House,
+    orders: &Orders<'_>,
+    room: &Room,
+    front: &Front<'_>,
+    age: &Age,
+    done: &mut Housekeeping,
+) -> rusqlite::Result<Did> {
+    let Some(removal) = choose(connection, house, orders, room, front, age)? else {
+        return Ok(Did::Nothing { is_settled: front.settled().is_some() });
+    };
+    if removal.why == Why::Uploaded {
+        house.swept = Some(orders.now);
+    }
+    remove(connection, removal, front.last, done)?;
+    Ok(Did::Something)
 }
 
 fn choose(
@@ -209,13 +233,7 @@ fn remove(
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if removal.last >= last {
-        // How long its boot lasted is known from the last reading.
-        transaction
-            .prepare_cached(
-                "UPDATE boots SET seen_ms = max(seen_ms, (SELECT at_ms FROM journal WHERE seq = ?1))
-                 WHERE boot = (SELECT boot FROM journal WHERE seq = ?1)",
-            )?
-            .execute([last])?;
+        note_boot(&transaction, last)?;
     }
     let rows = transaction
         .prepare_cached("DELETE FROM journal WHERE seq BETWEEN ?1 AND ?2")?
@@ -233,6 +251,17 @@ fn remove(
         Why::TooOld | Why::NoSpace => done.lost = lost,
     }
     Ok(())
+}
+
+/// How long its boot lasted is known from the last reading, which is to be removed.
+pub(super) fn note_boot(transaction: &Transaction<'_>, last: i64) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "UPDATE boots SET seen_ms = max(seen_ms, (SELECT at_ms FROM journal WHERE seq = ?1))
+             WHERE boot = (SELECT boot FROM journal WHERE seq = ?1)",
+        )?
+        .execute([last])
+        .map(drop)
 }
 
 /// Notes through which place readings were removed, and how many of them are lost.

@@ -40,8 +40,8 @@ fn with_readings(count: u64) -> (Bench, Buffer) {
 
 fn settle(buffer: &mut Buffer, through: u64, beyond: &[(u64, u64)]) {
     let beyond = beyond.iter().map(|(first, last)| (Seq(*first), Seq(*last))).collect();
-    let settlement = Settlement { through: Seq(through), beyond, rejected: Vec::new() };
-    buffer.append(&Batch { settlement: Some(settlement), ..Batch::default() }).expect("appended");
+    let settlement = Settlement { through: Seq(through), beyond, ..Settlement::default() };
+    buffer.append(&Batch { settlements: vec![settlement], ..Batch::default() }).expect("appended");
 }
 
 /// Steps until there is nothing to do; gives back the sums, and what the last step said.

@@ -28,7 +28,7 @@ pub(super) const JOURNAL: Schema = Schema {
     open_action: "open the journal",
     application_id: 0x4642_4A31,
     shrinks: true,
-    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3],
+    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4],
 };
 
 /// The schema of `registry.db`.
@@ -181,6 +181,16 @@ CREATE TABLE removed (
     rejected INTEGER NOT NULL
 ) STRICT;
 INSERT INTO removed (id, through, too_old, no_space, rejected) VALUES (1, 0, 0, 0, 0);
+";
+
+// Devices that are forwarded over a connection of their own have a mark of their own, and `settled` does not mean them.
+const JOURNAL_4: &str = "
+CREATE TABLE settled_devices (
+    name TEXT PRIMARY KEY,
+    through INTEGER NOT NULL,
+    beyond TEXT NOT NULL,
+    rejected INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 const REGISTRY_1: &str = "

@@ -28,8 +28,8 @@ fn with_both() -> (Bench, Buffer) {
     let quarantined = vec![payload(b"\xff\0"), payload(b"{")];
     buffer.append(&Batch { records, quarantined, ..Batch::default() }).expect("appended");
     let rejected = [2, 3].map(|seq| Rejected { seq: Seq(seq), reason: "too deep".into() }).to_vec();
-    let settlement = Settlement { through: Seq(3), beyond: Vec::new(), rejected };
-    buffer.append(&Batch { settlement: Some(settlement), ..Batch::default() }).expect("appended");
+    let settlement = Settlement { of: None, through: Seq(3), beyond: Vec::new(), rejected };
+    buffer.append(&Batch { settlements: vec![settlement], ..Batch::default() }).expect("appended");
     (bench, buffer)
 }
 

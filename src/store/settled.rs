@@ -2,7 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::retention::{self, Losses};
+use super::{
+    own_marks,
+    retention::{self, Losses},
+};
 use crate::{
     ids::Seq,
     record::{Rejected, Settlement},
@@ -18,7 +21,14 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Settlement> {
         .optional()?;
     let (through, beyond) = row.unwrap_or_default();
     let through = seq(through);
-    Ok(Settlement { through, beyond: stretches(&beyond, through), rejected: Vec::new() })
+    Ok(Settlement { through, beyond: stretches(&beyond, through), ..Settlement::default() })
+}
+
+/// The stretches as text.
+pub(super) fn beyond_text(settlement: &Settlement) -> String {
+    let stretches: Vec<String> =
+        settlement.beyond.iter().map(|(first, last)| format!("{}-{}", first.0, last.0)).collect();
+    stretches.join(",")
 }
 
 /// Writes the mark, which never goes back, and sets the rejected readings aside; gives back how many were dropped from
@@ -28,8 +38,10 @@ pub(super) fn write(
     settlement: &Settlement,
     rows_max: u32,
 ) -> rusqlite::Result<u64> {
-    let beyond: Vec<String> =
-        settlement.beyond.iter().map(|(first, last)| format!("{}-{}", first.0, last.0)).collect();
+    if let Some(device) = &settlement.of {
+        own_marks::write(transaction, device, settlement)?;
+        return set_aside(transaction, &settlement.rejected, rows_max);
+    }
     transaction
         .prepare_cached(
             "INSERT INTO settled (id, through, beyond, rejected) VALUES (1, ?1, ?2, ?3)
@@ -38,7 +50,7 @@ pub(super) fn write(
         )?
         .execute(params![
             number(settlement.through),
-            beyond.join(","),
+            beyond_text(settlement),
             i64::try_from(settlement.rejected.len()).unwrap_or(i64::MAX)
         ])?;
     set_aside(transaction, &settlement.rejected, rows_max)
@@ -75,11 +87,14 @@ pub(super) fn rejected_len(connection: &Connection) -> rusqlite::Result<u64> {
 /// The largest place the mark speaks of: no reading may get it again.
 pub(super) fn last_seq(connection: &Connection) -> rusqlite::Result<Seq> {
     let settlement = read(connection)?;
-    let beyond = settlement.beyond.last().map_or(settlement.through, |(_, last)| *last);
-    Ok(beyond.max(settlement.through))
+    let own = own_marks::read(connection)?.into_values();
+    let ends = own.chain([settlement]).map(|settlement| {
+        settlement.beyond.last().map_or(settlement.through, |(_, last)| *last).max(settlement.through)
+    });
+    Ok(ends.max().unwrap_or_default())
 }
 
-fn stretches(text: &str, through: Seq) -> Vec<(Seq, Seq)> {
+pub(super) fn stretches(text: &str, through: Seq) -> Vec<(Seq, Seq)> {
     let mut found: Vec<(Seq, Seq)> = Vec::new();
     for stretch in text.split(',').filter_map(|stretch| stretch.split_once('-')) {
         let (Ok(first), Ok(last)) = (stretch.0.parse(), stretch.1.parse()) else { continue };
@@ -91,10 +106,10 @@ fn stretches(text: &str, through: Seq) -> Vec<(Seq, Seq)> {
     found
 }
 
-fn seq(number: i64) -> Seq {
+pub(super) fn seq(number: i64) -> Seq {
     Seq(u64::try_from(number).unwrap_or(0))
 }
 
-fn number(seq: Seq) -> i64 {
+pub(super) fn number(seq: Seq) -> i64 {
     i64::try_from(seq.0).unwrap_or(i64::MAX)
 }

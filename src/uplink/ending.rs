@@ -145,8 +145,8 @@ impl Uplink {
         };
         // The same trouble again and again is told once.
         if self.people.last_error.as_ref().is_none_or(|(last, _)| *last != words) {
-            let (seconds, backlog) = (wait.as_secs_f32().ceil(), self.uploader.backlog());
-            self.tell(true, format!("{words}; next attempt in {seconds} s, {backlog} readings wait"));
+            let (seconds, backlog) = (wait.as_secs_f32().ceil(), self.backlog_words());
+            self.tell(true, format!("{words}; next attempt in {seconds} s, {backlog}"));
         }
         self.people.last_error = Some((words, self.now.mono));
         self.link = Link::Waiting { until: self.now.mono + wait, why: pause };

@@ -124,12 +124,9 @@ impl Uplink {
             self.people.alarm = None;
         }
         self.link = Link::Open(Box::new(connection));
-        let backlog = self.uploader.backlog();
-        self.tell(
-            false,
-            format!("the hub has let us in (MQTT level {}), {backlog} readings wait", version.level()),
-        );
-        if self.settings.mode.is_gateway() && self.ended_asking < 2 {
+        let backlog = self.backlog_words();
+        self.tell(false, format!("the hub has let us in (MQTT level {}), {backlog}", version.level()));
+        if self.settings.mode.asks_for_limits() && self.ended_asking < 2 {
             self.ask_for_limits();
         } else {
             self.uploader.open(self.settings.order);
@@ -187,11 +184,7 @@ impl Uplink {
             reason if !reason.is_error() => self.on_taken(message),
             ReasonCode::NotAuthorized | ReasonCode::TopicNameInvalid => {
                 self.uploader.send_again(message);
-                let what = if self.settings.mode.is_gateway() {
-                    "is this device marked as a gateway there?"
-                } else {
-                    "may we publish to the topic of `topic`?"
-                };
+                let what = self.settings.mode.when_it_takes_nothing();
                 self.refuse(format!("{words}: {what}"), false);
             }
             ReasonCode::QuotaExceeded => {

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use crate::{
     ids::Seq,
-    limits::{UPLINK_LANE_BYTES, UPLINK_LANE_ROWS},
     record::{Outbound, Placed},
 };
 
@@ -26,6 +25,7 @@ pub(super) enum LaneKind {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) kind: LaneKind,
+    size: LaneSize,
     /// The place before the lane's first.
     begin: Seq,
     /// Everything in the lane up to here was read.
@@ -41,6 +41,15 @@ pub(super) struct Lane {
     used: u64,
 }
 
+/// What a lane may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LaneSize {
+    /// Readings, sent or waiting.
+    pub(super) rows: usize,
+    /// Bytes of their values; one reading may go beyond them.
+    pub(super) bytes: usize,
+}
+
 /// A piece of the journal to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -52,9 +61,9 @@ pub(super) struct Piece {
 
 impl Lane {
     /// A lane of everything behind `after`, up to `end`.
-    pub(super) fn new(kind: LaneKind, after: Seq, end: Option<Seq>) -> Self {
+    pub(super) fn new(kind: LaneKind, size: LaneSize, after: Seq, end: Option<Seq>) -> Self {
         let waiting = VecDeque::new();
-        Self { kind, begin: after, read_through: after, end, waiting, rows: 0, bytes: 0, used: 0 }
+        Self { kind, size, begin: after, read_through: after, end, waiting, rows: 0, bytes: 0, used: 0 }
     }
 
     /// The place before the lane's first.
@@ -71,9 +80,9 @@ impl Lane {
     pub(super) fn next_piece(&self, settled: &Settled, last_seq: Seq) -> Option<Piece> {
         let limit = self.end.map_or(last_seq, |end| end.min(last_seq));
         let (after, through) = settled.gap_after(self.read_through, limit)?;
-        let rows_max = UPLINK_LANE_ROWS.saturating_sub(self.rows);
-        let bytes_max = UPLINK_LANE_BYTES.saturating_sub(self.bytes);
-        let is_large = rows_max >= UPLINK_LANE_ROWS / 4 && bytes_max >= UPLINK_LANE_BYTES / 4;
+        let rows_max = self.size.rows.saturating_sub(self.rows);
+        let bytes_max = self.size.bytes.saturating_sub(self.bytes);
+        let is_large = rows_max >= self.size.rows / 4 && bytes_max >= self.size.bytes / 4;
         let is_needed = self.waiting.is_empty() && rows_max > 0 && bytes_max > 0;
         (is_large || is_needed).then_some(Piece { after, through, rows_max, bytes_max })
     }
@@ -157,7 +166,13 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ids::DeviceName, record::Settlement};
+    use crate::{
+        ids::DeviceName,
+        limits::{UPLINK_LANE_BYTES, UPLINK_LANE_ROWS},
+        record::Settlement,
+    };
+
+    const SIZE: LaneSize = LaneSize { rows: UPLINK_LANE_ROWS, bytes: UPLINK_LANE_BYTES };
 
     fn row(seq: u64, device: &str, time: Placed) -> Outbound {
         let device = DeviceName::parse(device).expect("valid");
@@ -174,9 +189,10 @@ mod tests {
 
     #[test]
     fn it_reads_around_what_is_settled_and_not_past_its_end() {
-        let resumed = Settlement { through: Seq(10), beyond: vec![(Seq(15), Seq(20))], rejected: Vec::new() };
+        let resumed =
+            Settlement { through: Seq(10), beyond: vec![(Seq(15), Seq(20))], ..Settlement::default() };
         let settled = Settled::new(&resumed);
-        let mut lane = Lane::new(LaneKind::Backlog, Seq(10), Some(Seq(30)));
+        let mut lane = Lane::new(LaneKind::Backlog, SIZE, Seq(10), Some(Seq(30)));
         let piece = |lane: &Lane| lane.next_piece(&settled, Seq(100)).map(|p| (p.after.0, p.through.0));
         assert_eq!(piece(&lane), Some((10, 14)));
         lane.take(Seq(14), rows(&[11, 14]).into_iter());
@@ -188,7 +204,7 @@ mod tests {
 
     #[test]
     fn it_holds_no_more_than_its_bound_sent_or_not() {
-        let mut lane = Lane::new(LaneKind::Backlog, Seq(0), None);
+        let mut lane = Lane::new(LaneKind::Backlog, SIZE, Seq(0), None);
         let all: Vec<u64> = (1..=UPLINK_LANE_ROWS as u64).collect();
         lane.take(Seq(all.len() as u64), rows(&all).into_iter());
         let read =
@@ -203,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_is_given_back_stands_where_it_stood() {
-        let mut lane = Lane::new(LaneKind::Fresh, Seq(0), None);
+        let mut lane = Lane::new(LaneKind::Fresh, SIZE, Seq(0), None);
         lane.take(Seq(9), rows(&[1, 2, 3, 5, 8, 9]).into_iter());
         let sent = lane.send(&[1, 3, 4]);
         assert_eq!((seqs(&sent), seqs(lane.waiting())), (vec![2, 5, 8], vec![1, 3, 9]));
@@ -215,7 +231,7 @@ mod tests {
 
     #[test]
     fn readings_without_a_time_are_read_again_with_all_behind_them() {
-        let mut lane = Lane::new(LaneKind::Backlog, Seq(0), None);
+        let mut lane = Lane::new(LaneKind::Backlog, SIZE, Seq(0), None);
         let mut read = rows(&[1, 2, 6, 7]);
         read[2].time = Placed::Pending(0);
         lane.take(Seq(7), read.into_iter());

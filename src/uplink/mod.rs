@@ -29,6 +29,7 @@
 
 mod backoff;
 mod connection;
+mod device_mode;
 mod ending;
 pub mod failure;
 mod flight;
@@ -47,7 +48,7 @@ pub mod status;
 mod uploader;
 mod versions;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     byte_queue::ByteQueue,
@@ -239,6 +240,23 @@ impl Uplink {
         self.finish();
     }
 
+    /// A commit put readings of our device on disk, the first at `first` and the last at `last_seq`; between there may be
+    /// others. For an uplink that has readings of one device only, and is told of all of them.
+    pub fn handle_own_stored(&mut self, first: Seq, last_seq: Seq, count: u64, now: Now) {
+        self.now = now;
+        self.uploader.handle_own_stored(first, last_seq);
+        self.people.stored.add(count, now.mono);
+        self.finish();
+    }
+
+    /// The first attempt is put off by `wait`: many uplinks that begin at once are not to connect at once.
+    pub fn put_off(&mut self, wait: Duration, now: Now) {
+        if self.connect_wanted {
+            self.connect_wanted = false;
+            self.link = Link::Waiting { until: now.mono + wait, why: Pause::BackOff };
+        }
+    }
+
     /// The system clock was found to be synchronised, or not to be.
     pub fn handle_clock(&mut self, synchronised: bool, now: Now) {
         self.now = now;
@@ -254,7 +272,8 @@ impl Uplink {
     }
 
     /// The answer to [`Uplink::poll_read`]: the first readings of those asked for, in order; fewer than there are only
-    /// if one of the request's bounds was reached, and none only if there are none.
+    /// if one of the request's bounds was reached, and none only if there are none. Who has not looked that far lowers
+    /// [`ReadRequest::through`] to where the search has ended.
     ///
     /// # Panics
     /// If they are out of order, or were not asked for.
@@ -344,6 +363,11 @@ impl Uplink {
     /// is. Then [`Uplink::handle_settled`], or [`Uplink::handle_settle_failed`].
     pub fn poll_settlement(&mut self) -> Option<Settlement> {
         self.uploader.poll_settlement(self.now.mono)
+    }
+
+    /// What became of readings is to be put on disk at once: there may be no later commit.
+    pub fn settle_now(&mut self) {
+        self.uploader.settle_now();
     }
 
     /// Whether a commit is to be made for the settlement alone: none has come by for a while.
@@ -447,13 +471,9 @@ impl Uplink {
             }
             Due::Unanswered => {
                 self.uploader.flight.note_unanswered();
-                let words = match self.settings.mode.is_gateway() {
-                    true => {
-                        "the hub does not acknowledge what it is sent; is this device marked as a gateway there?"
-                    }
-                    false => "the hub does not acknowledge what it is sent",
-                };
-                self.lose(words, Blame::Message, Pause::BackOff);
+                let look_at = self.settings.mode.when_it_takes_nothing();
+                let words = format!("the hub does not acknowledge what it is sent; {look_at}");
+                self.lose(&words, Blame::Message, Pause::BackOff);
             }
         }
     }
@@ -483,6 +503,14 @@ impl Uplink {
             Link::Open(_) if self.wait.until.is_some() => State::Slowed,
             Link::Open(_) => State::Uploading,
         }
+    }
+
+    /// How many readings wait, in words.
+    fn backlog_words(&self) -> String {
+        let backlog = self.uploader.backlog();
+        // Of the places not looked at yet, it is not known whose they are.
+        let up_to = if self.settings.mode.is_device() && backlog > 0 { "up to " } else { "" };
+        format!("{up_to}{backlog} readings wait")
     }
 
     fn tell(&mut self, is_warning: bool, words: String) {

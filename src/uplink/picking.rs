@@ -126,7 +126,7 @@ impl Uploader {
         if !self.flight.is_empty() {
             return Some(Next::Wait(*wait));
         }
-        let must_announce = mode.is_gateway() && !self.is_announced(&row.device);
+        let must_announce = mode.announces() && !self.is_announced(&row.device);
         let mut ready = match must_announce {
             true => pace.message_ready_at(now),
             false => pace.telemetry_ready_at(&row.device, points, now),
@@ -236,7 +236,7 @@ impl Look<'_> {
     }
 
     fn must_announce(&self, device: &DeviceName) -> bool {
-        self.mode.is_gateway() && !self.uploader.is_announced(device)
+        self.mode.announces() && !self.uploader.is_announced(device)
     }
 
     fn is_too_large(&self, row: &Outbound) -> bool {

@@ -5,13 +5,14 @@ use std::{borrow::Cow, fmt, time::Duration};
 use crate::{
     ids::DeviceName,
     limits::{
-        UPLINK_ACK_TIMEOUT, UPLINK_CLOCK_WAIT, UPLINK_FLIGHT_BYTES, UPLINK_FRESH_PERCENT,
-        UPLINK_KEEP_ALIVE_S, UPLINK_PAYLOAD_BYTES, UPLINK_WINDOW,
+        UPLINK_ACK_TIMEOUT, UPLINK_CLOCK_WAIT, UPLINK_DEVICE_FLIGHT_BYTES, UPLINK_DEVICE_LANE_BYTES,
+        UPLINK_DEVICE_LANE_ROWS, UPLINK_FLIGHT_BYTES, UPLINK_FRESH_PERCENT, UPLINK_KEEP_ALIVE_S,
+        UPLINK_LANE_BYTES, UPLINK_LANE_ROWS, UPLINK_PAYLOAD_BYTES, UPLINK_WINDOW,
     },
     record::Outbound,
 };
 
-use super::{gateway_mode, plain_mode};
+use super::{device_mode, gateway_mode, plain_mode};
 
 /// How the uplink behaves.
 #[derive(Clone, Debug)]
@@ -30,6 +31,10 @@ pub struct Settings {
     pub window: u16,
     /// Bytes on their way at once; a slow link gets fewer.
     pub flight_bytes: usize,
+    /// Readings held in memory at once, in each of two lanes.
+    pub lane_rows: usize,
+    /// Bytes of their values.
+    pub lane_bytes: usize,
     /// Seconds without a word after which a PINGREQ is sent; the other end may want another number.
     pub keep_alive_s: u16,
     /// How long an answer may take while the link is not known to be slow.
@@ -46,6 +51,11 @@ pub enum Mode {
     /// The hub, which knows us as a gateway and our devices by their names.
     Gateway {
         /// Our access token.
+        token: Secret,
+    },
+    /// The hub, to which we speak as one of our devices; the journal gives us the readings of that device alone.
+    Device {
+        /// The device's own access token.
         token: Secret,
     },
     /// An ordinary broker.
@@ -103,15 +113,34 @@ impl fmt::Debug for Secret {
 }
 
 impl Mode {
-    /// Whether the other end wants to be told of each device, and can tell its limits.
-    pub(super) fn is_gateway(&self) -> bool {
+    /// Whether the other end wants to be told of each device.
+    pub(super) fn announces(&self) -> bool {
         matches!(self, Self::Gateway { .. })
+    }
+
+    /// Whether the other end can tell its limits.
+    pub(super) fn asks_for_limits(&self) -> bool {
+        matches!(self, Self::Gateway { .. } | Self::Device { .. })
+    }
+
+    /// Whether only readings of one device are ours, so that places in the journal are more than our readings.
+    pub(super) fn is_device(&self) -> bool {
+        matches!(self, Self::Device { .. })
+    }
+
+    /// What a person may look at if the other end acknowledges nothing, or forbids us to publish.
+    pub(super) fn when_it_takes_nothing(&self) -> &'static str {
+        match self {
+            Self::Gateway { .. } => "is it told there that this device is a gateway?",
+            Self::Device { .. } => "may this device send telemetry there?",
+            Self::Plain { .. } => "may we publish to the topic of `topic`?",
+        }
     }
 
     /// User name and password.
     pub(super) fn credentials(&self) -> (Option<&str>, Option<&str>) {
         match self {
-            Self::Gateway { token } => (Some(token.reveal()), None),
+            Self::Gateway { token } | Self::Device { token } => (Some(token.reveal()), None),
             Self::Plain { user_name, password, .. } => {
                 (user_name.as_ref().map(Secret::reveal), password.as_ref().map(Secret::reveal))
             }
@@ -122,6 +151,7 @@ impl Mode {
     pub(super) fn topic(&self, device: &DeviceName) -> Cow<'static, str> {
         match self {
             Self::Gateway { .. } => gateway_mode::TOPIC.into(),
+            Self::Device { .. } => device_mode::TOPIC.into(),
             Self::Plain { topic, .. } => plain_mode::topic(topic, device).into(),
         }
     }
@@ -130,6 +160,7 @@ impl Mode {
     pub(super) fn topic_bytes_max(&self) -> usize {
         match self {
             Self::Gateway { .. } => gateway_mode::TOPIC.len(),
+            Self::Device { .. } => device_mode::TOPIC.len(),
             Self::Plain { topic, .. } => topic.len() + DeviceName::CHARS_MAX * 4,
         }
     }
@@ -138,7 +169,7 @@ impl Mode {
     pub(super) fn payload(&self, device: &DeviceName, rows: &[Outbound]) -> String {
         match self {
             Self::Gateway { .. } => gateway_mode::payload(device, rows),
-            Self::Plain { .. } => plain_mode::payload(rows),
+            Self::Device { .. } | Self::Plain { .. } => device_mode::payload(rows),
         }
     }
 
@@ -146,7 +177,7 @@ impl Mode {
     pub(super) fn envelope_bytes(&self, device: &DeviceName) -> usize {
         match self {
             Self::Gateway { .. } => gateway_mode::envelope_bytes(device),
-            Self::Plain { .. } => plain_mode::envelope_bytes(),
+            Self::Device { .. } | Self::Plain { .. } => device_mode::envelope_bytes(),
         }
     }
 }
@@ -154,6 +185,15 @@ impl Mode {
 impl Settings {
     /// The defaults for `mode`.
     pub fn new(mode: Mode) -> Self {
+        // There may be as many connections as devices, each with its own share of the memory.
+        let (flight_bytes, lane_rows, lane_bytes) = match mode {
+            Mode::Device { .. } => {
+                (UPLINK_DEVICE_FLIGHT_BYTES, UPLINK_DEVICE_LANE_ROWS, UPLINK_DEVICE_LANE_BYTES)
+            }
+            Mode::Gateway { .. } | Mode::Plain { .. } => {
+                (UPLINK_FLIGHT_BYTES, UPLINK_LANE_ROWS, UPLINK_LANE_BYTES)
+            }
+        };
         Self {
             mode,
             client_id: "forebay".to_owned(),
@@ -161,7 +201,9 @@ impl Settings {
             fresh_percent: UPLINK_FRESH_PERCENT,
             payload_bytes: UPLINK_PAYLOAD_BYTES,
             window: UPLINK_WINDOW,
-            flight_bytes: UPLINK_FLIGHT_BYTES,
+            flight_bytes,
+            lane_rows,
+            lane_bytes,
             keep_alive_s: UPLINK_KEEP_ALIVE_S,
             ack_timeout: UPLINK_ACK_TIMEOUT,
             clock_wait: Some(UPLINK_CLOCK_WAIT),
@@ -182,6 +224,10 @@ mod tests {
             password: Some(Secret::new("HUSH")),
         };
         assert!(!format!("{:?}", Settings::new(mode)).contains("HUSH"));
-        assert!(!format!("{:?}", Mode::Gateway { token: Secret::new("HUSH") }).contains("HUSH"));
+        for mode in
+            [Mode::Gateway { token: Secret::new("HUSH") }, Mode::Device { token: Secret::new("HUSH") }]
+        {
+            assert!(!format!("{mode:?}").contains("HUSH"));
+        }
     }
 }

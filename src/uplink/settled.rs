@@ -2,13 +2,18 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use crate::{ids::Seq, record::Settlement};
+use crate::{
+    ids::{DeviceName, Seq},
+    record::Settlement,
+};
 
 /// A set of places in the journal, as a mark and the stretches beyond it.
 ///
 /// Invariants: stretches do not touch each other nor the mark; a stretch is keyed by its first place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settled {
+    /// Whose readings are meant; nothing to us, but the disk wants to know.
+    of: Option<DeviceName>,
     through: Seq,
     beyond: BTreeMap<Seq, Seq>,
     /// Places in `beyond`, all together.
@@ -18,7 +23,7 @@ pub(super) struct Settled {
 impl Settled {
     /// What was read back from disk.
     pub(super) fn new(resumed: &Settlement) -> Self {
-        let mut settled = Self { through: resumed.through, ..Self::default() };
+        let mut settled = Self { of: resumed.of.clone(), through: resumed.through, ..Self::default() };
         for (first, last) in &resumed.beyond {
             settled.add(*first, *last);
         }
@@ -95,7 +100,12 @@ impl Settled {
 
     /// The set as it goes to disk, with no more than `stretches_max` stretches.
     pub(super) fn to_settlement(&self, stretches_max: usize) -> Settlement {
-        Settlement { through: self.through, beyond: self.longest(stretches_max), rejected: Vec::new() }
+        Settlement {
+            of: self.of.clone(),
+            through: self.through,
+            beyond: self.longest(stretches_max),
+            rejected: Vec::new(),
+        }
     }
 
     /// The longest `max` stretches, ascending.
@@ -123,7 +133,7 @@ mod tests {
 
     fn settled(through: u64, beyond: &[(u64, u64)]) -> Settled {
         let beyond = beyond.iter().map(|(first, last)| (Seq(*first), Seq(*last))).collect();
-        Settled::new(&Settlement { through: Seq(through), beyond, rejected: Vec::new() })
+        Settled::new(&Settlement { through: Seq(through), beyond, ..Settlement::default() })
     }
 
     #[test]

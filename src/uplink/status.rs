@@ -17,7 +17,7 @@ pub struct Status {
     pub last_error: Option<(String, Mono)>,
     /// What is spoken with the hub, while there is a connection.
     pub version: Option<ProtocolVersion>,
-    /// Readings on disk that the hub does not have yet.
+    /// Readings on disk that the hub does not have yet; for a device's own uplink at most so many.
     pub backlog: u64,
     /// Readings sent and not yet acknowledged.
     pub in_flight: usize,

@@ -21,7 +21,7 @@ use super::{
     ReadRequest, Settings,
     failure::fit_for_people,
     flight::{Content, Flight, InFlight},
-    lane::{Lane, LaneKind},
+    lane::{Lane, LaneKind, LaneSize},
     pacing::Pace,
     poison::{Outcome, Poison, Refusal},
     settings::Order,
@@ -35,6 +35,7 @@ pub(super) struct Uploader {
     pub(super) last_seq: Seq,
     /// One or two while there is a connection, none otherwise.
     pub(super) lanes: Vec<Lane>,
+    lane_size: LaneSize,
     pub(super) flight: Flight,
     pub(super) poison: Poison,
     /// Devices the hub was told of in this connection.
@@ -79,6 +80,7 @@ impl Uploader {
             fresh_through: (settled.stretches() > 0).then(|| settled.last()),
             settled,
             lanes: Vec::new(),
+            lane_size: LaneSize { rows: settings.lane_rows, bytes: settings.lane_bytes },
             flight: Flight::new(settings.flight_bytes, settings.ack_timeout),
             poison: Poison::default(),
             announced: BTreeSet::new(),
@@ -95,12 +97,12 @@ impl Uploader {
     /// Readings may be sent: lanes are laid out over what is not settled.
     pub(super) fn open(&mut self, order: Order) {
         let through = self.settled.through();
-        let everything = Lane::new(LaneKind::Backlog, through, None);
+        let everything = Lane::new(LaneKind::Backlog, self.lane_size, through, None);
         self.lanes = match self.fresh_begin(order) {
             None => vec![everything],
             Some(begin) => vec![
-                Lane::new(LaneKind::Backlog, through, Some(begin)),
-                Lane::new(LaneKind::Fresh, begin, None),
+                Lane::new(LaneKind::Backlog, self.lane_size, through, Some(begin)),
+                Lane::new(LaneKind::Fresh, self.lane_size, begin, None),
             ],
         };
     }
@@ -147,6 +149,15 @@ impl Uploader {
     /// A commit put readings up to `last_seq` on disk.
     pub(super) fn handle_stored(&mut self, last_seq: Seq) {
         self.last_seq = self.last_seq.max(last_seq);
+    }
+
+    /// A commit put readings on disk, the first of ours at `first`; all before were told. While nothing waits, the mark
+    /// steps over the readings of others, so that nobody needs to look through them.
+    pub(super) fn handle_own_stored(&mut self, first: Seq, last_seq: Seq) {
+        if self.settled.through() == self.last_seq {
+            self.settled.add(self.last_seq.next(), Seq(first.0.saturating_sub(1)));
+        }
+        self.handle_stored(last_seq);
     }
 
     /// What to read next, if anything; one question at a time.
@@ -363,6 +374,11 @@ impl Uploader {
         let not_before = now + UPLINK_SETTLE_PAUSE;
         self.unsaved = Unsaved { at: None, is_due: false, not_before, is_offered: true, rejected, offered };
         Some(settlement)
+    }
+
+    /// There may be no later commit: what is settled is offered at once.
+    pub(super) fn settle_now(&mut self) {
+        self.unsaved.is_due = self.unsaved.at.is_some();
     }
 
     /// The settlement offered last is on disk.

@@ -22,3 +22,4 @@ mod sessions;
 mod status;
 mod systemd_unit;
 mod uplink;
+mod uplink_devices;

@@ -60,6 +60,13 @@ impl Site {
         self.hub.stored_values("gateway")
     }
 
+    /// The edge has heard of everything it sent.
+    fn wait_for_answers(&self) {
+        until_true("every message is acknowledged", SOON, || {
+            self.edge.must(&["status", "--json"]).replace(' ', "").contains("\"in_flight\":0")
+        });
+    }
+
     fn wait_for(&self, count: usize, within: Duration) {
         until_true("the readings are at the hub", within, || {
             self.hub.count("SELECT count(*) FROM journal") >= count as i64
@@ -108,8 +115,10 @@ fn a_second_forebay_gets_every_reading_once_with_its_time_and_in_order() {
     let times: Vec<_> = site.hub.telemetry().iter().map(|row| row.ts).collect();
     assert_eq!(times, (0..400).map(time).collect::<Vec<_>>());
     // What was taken is known as such after a clean stop, without waiting for another commit.
+    site.wait_for_answers();
     site.edge.stop();
-    assert!(site.edge.must(&["uplink", "show"]).contains("waiting     0"));
+    let shown = site.edge.must(&["uplink", "show"]);
+    assert!(shown.contains("waiting     0"), "{shown}");
     site.edge.restart();
     site.publish(400..401);
     site.wait_for(401, SOON);
@@ -181,8 +190,10 @@ fn nothing_is_lost_by_kill_9_of_either_side_in_the_middle() {
     until_true("every reading is at the hub", AFTER_TROUBLE, || {
         site.numbers_at_hub().into_iter().collect::<BTreeSet<_>>() == expected
     });
+    site.wait_for_answers();
     site.edge.stop();
-    assert!(site.edge.must(&["uplink", "show"]).contains("waiting     0"));
+    let shown = site.edge.must(&["uplink", "show"]);
+    assert!(shown.contains("waiting     0"), "{shown}");
 }
 
 #[test]
@@ -193,6 +204,7 @@ fn the_uplink_is_moved_and_taken_away_while_the_broker_runs() {
     site.set_uplink(&mqtt(site.hub.plain()), &[]);
     site.publish(0..5);
     site.wait_for(5, SOON);
+    site.wait_for_answers();
     site.edge.must(&["uplink", "remove"]);
     site.publish(5..10);
     set_uplink(&site.edge, &mqtt(other.plain()), &account, &[]);

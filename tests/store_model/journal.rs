@@ -146,8 +146,8 @@ impl<'a> Both<'a> {
         }
         let poison = places.iter().filter(|seq| **seq > before && **seq <= through && seq.0 % 7 == 0);
         let rejected = poison.map(|seq| Rejected { seq: *seq, reason: "not valid".to_owned() }).collect();
-        let settlement = Settlement { through, beyond, rejected };
-        let batch = Batch { settlement: Some(settlement), ..Batch::default() };
+        let settlement = Settlement { of: None, through, beyond, rejected };
+        let batch = Batch { settlements: vec![settlement], ..Batch::default() };
         self.buffer.as_mut().expect("open").append(&batch).expect("stored");
         self.model.append(&batch, QUARANTINE_ROWS as usize);
     }

@@ -75,7 +75,7 @@ impl Journal {
         if let Some(record) = batch.records.last() {
             self.last = Some((record.seq, boot, record.received.as_millis()));
         }
-        if let Some(settlement) = &batch.settlement {
+        for settlement in &batch.settlements {
             self.settle(settlement, quarantine_rows);
         }
         if batch.quarantined.is_empty() {

@@ -47,6 +47,8 @@ pub struct Manners {
     pub acks_doubled: u64,
     /// Topic of readings when it is an ordinary broker; gateway topics otherwise.
     pub is_plain: bool,
+    /// Takes whoever connects for this device, which sends its own readings.
+    pub device: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,7 @@ impl Manners {
             acks_swallowed: 0,
             acks_doubled: 0,
             is_plain: false,
+            device: None,
         }
     }
 }
@@ -317,6 +320,14 @@ impl Hub {
                 }
                 self.acknowledge(publish.packet_id.expect("QoS 1"), ReasonCode::Success, version, reaction);
             }
+            "v1/devices/me/telemetry" if self.manners.device.is_some() => {
+                let device = self.manners.device.clone().expect("just looked at");
+                let readings = list_of(&device, publish.payload);
+                self.on_telemetry(publish, readings, version, now, connection, reaction);
+            }
+            other if self.manners.device.is_some() => {
+                self.complain(format!("a device's message on {other}"));
+            }
             "v1/gateway/telemetry" if !self.manners.is_plain => {
                 let readings = readings_of(publish.payload);
                 let devices: BTreeSet<_> = readings.iter().map(|reading| &reading.device).collect();
@@ -332,8 +343,7 @@ impl Hub {
             }
             other if self.manners.is_plain => {
                 let device = other.strip_prefix("site/").expect("the topic of the tests").to_owned();
-                let wrapped = format!("{{{:?}:{}}}", device, String::from_utf8_lossy(publish.payload));
-                let readings = readings_of(wrapped.as_bytes());
+                let readings = list_of(&device, publish.payload);
                 self.on_telemetry(publish, readings, version, now, connection, reaction);
             }
             other => self.complain(format!("a message on {other}")),
@@ -449,11 +459,17 @@ impl Hub {
                 of_kind.map(|rate| format!("{}:{}", rate.count, rate.period.as_secs())).collect();
             texts.join(",")
         };
-        let payload = format!(
-            r#"{{"maxPayloadSize":65536,"maxInflightMessages":100,"rateLimits":{{}},"gatewayRateLimits":{{"messages":null,"telemetryMessages":"{}","telemetryDataPoints":"{}"}}}}"#,
+        let rates = format!(
+            r#"{{"messages":null,"telemetryMessages":"{}","telemetryDataPoints":"{}"}}"#,
             list(true),
             list(false)
         );
+        // A device is told its own rates, a gateway those of its devices as well.
+        let rates = match self.manners.device {
+            Some(_) => format!(r#""rateLimits":{rates}"#),
+            None => format!(r#""rateLimits":{{}},"gatewayRateLimits":{rates}"#),
+        };
+        let payload = format!(r#"{{"maxPayloadSize":65536,"maxInflightMessages":100,{rates}}}"#);
         let answer = Publish {
             dup: false,
             qos: QoS::AtLeastOnce,
@@ -501,6 +517,11 @@ fn say(packet: &Packet<'_>, version: ProtocolVersion, reaction: &mut Reaction) {
 struct Entry {
     ts: i64,
     values: Box<serde_json::value::RawValue>,
+}
+
+/// The readings of a message that does not say whose they are.
+fn list_of(device: &str, payload: &[u8]) -> Vec<Arrival> {
+    readings_of(format!("{{{:?}:{}}}", device, String::from_utf8_lossy(payload)).as_bytes())
 }
 
 /// The readings of a message, in order.

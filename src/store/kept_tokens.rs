@@ -1,0 +1,186 @@
+//! The tokens of devices that are forwarded as themselves: the one place where a device's token can be read back.
+//!
+//! A small file for its owner only, one line for each device: its name, a tab, its token; neither can hold a tab. An
+//! entry counts only while the registry has a device of that name with that token, so that no crash between the two
+//! files can do harm.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+};
+
+use super::{
+    data_dir::DataDir,
+    error::{Attempt, StoreError},
+    private_file,
+};
+use crate::{
+    identity::{Identity, Role, Token},
+    ids::DeviceName,
+    limits::KEPT_TOKENS_BYTES_MAX,
+};
+
+const OTHERS: u32 = 0o077;
+
+/// What the file holds; `Debug` shows no token.
+#[derive(Clone, Debug, Default)]
+pub struct KeptTokens {
+    tokens: BTreeMap<DeviceName, Token>,
+}
+
+/// Changes when the file was written again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version(Option<(u64, i64, i64, u64)>);
+
+impl KeptTokens {
+    /// Reads the file in `dir`; a missing one holds nothing, and a line that makes no sense is left out.
+    ///
+    /// # Errors
+    /// If it cannot be read, or others than its owner can.
+    pub fn read(dir: &DataDir) -> Result<Self, StoreError> {
+        let path = dir.kept_tokens_path();
+        let attempt = Attempt::new("read the kept tokens in", &path);
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(attempt.io(error)),
+            Ok(metadata) if !metadata.is_file() => {
+                return Err(StoreError::Unsuitable { path, what: "not a plain file" });
+            }
+            Ok(metadata) if metadata.permissions().mode() & OTHERS != 0 => {
+                let remedy = format!("others than its owner may read it; `chmod 600 {}`", path.display());
+                return Err(attempt.io(io::Error::other(remedy)));
+            }
+            Ok(_) => {}
+        }
+        let mut text = String::new();
+        let read =
+            File::open(&path).and_then(|file| file.take(KEPT_TOKENS_BYTES_MAX).read_to_string(&mut text));
+        read.map_err(|error| attempt.io(error))?;
+        Ok(Self { tokens: text.lines().filter_map(entry).collect() })
+    }
+
+    /// Which version of the file lies in `dir`.
+    pub fn version(dir: &DataDir) -> Version {
+        let metadata = fs::symlink_metadata(dir.kept_tokens_path()).ok();
+        Version(metadata.map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.len())))
+    }
+
+    /// Changes the file in `dir` as `change` says, one process at a time; nothing is written if nothing differs.
+    ///
+    /// # Errors
+    /// If it cannot be read or written.
+    pub fn change(dir: &DataDir, change: impl FnOnce(&mut Self)) -> Result<(), StoreError> {
+        let attempt = Attempt::new("lock", dir.path());
+        // Held until it is dropped.
+        let lock = File::open(dir.path()).and_then(|dir| dir.lock().map(|()| dir));
+        let _lock = lock.map_err(|error| attempt.io(error))?;
+        let mut tokens = Self::read(dir)?;
+        let before = tokens.tokens.clone();
+        change(&mut tokens);
+        if tokens.tokens == before {
+            return Ok(());
+        }
+        private_file::write_whole(&dir.kept_tokens_path(), tokens.to_text().as_bytes())
+    }
+
+    /// Keeps the token of `device`.
+    pub fn keep(&mut self, device: DeviceName, token: Token) {
+        self.tokens.insert(device, token);
+    }
+
+    /// Forgets the token of `device`.
+    pub fn forget(&mut self, device: &DeviceName) {
+        self.tokens.remove(device);
+    }
+
+    /// Whether a token of `device` is kept, be it the one that counts or not.
+    pub fn has(&self, device: &DeviceName) -> bool {
+        self.tokens.contains_key(device)
+    }
+
+    /// The token kept of `identity`, if it is a device and this is the token it has.
+    pub fn of(&self, identity: &Identity) -> Option<&Token> {
+        let token = self.tokens.get(&identity.name)?;
+        (identity.role == Role::Device && token.hash().equals(&identity.token_hash)).then_some(token)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    fn to_text(&self) -> String {
+        let lines = self.tokens.iter().map(|(device, token)| format!("{device}\t{}\n", token.reveal()));
+        lines.collect()
+    }
+}
+
+fn entry(line: &str) -> Option<(DeviceName, Token)> {
+    let (name, token) = line.split_once('\t')?;
+    Some((DeviceName::parse(name).ok()?, Token::parse(token).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::test_bench::{Bench, name};
+
+    fn token(text: &str) -> Token {
+        Token::parse(text).expect("valid")
+    }
+
+    #[test]
+    fn what_is_kept_is_read_back_and_only_the_owner_can() {
+        let bench = Bench::new();
+        assert!(KeptTokens::read(&bench.dir).expect("read").is_empty());
+        let first = KeptTokens::version(&bench.dir);
+        KeptTokens::change(&bench.dir, |kept| {
+            kept.keep(name("Pumpe 3"), token("a b"));
+            kept.keep(name("hall"), token("HUSH"));
+        })
+        .expect("written");
+        KeptTokens::change(&bench.dir, |kept| kept.forget(&name("hall"))).expect("written");
+        assert_ne!(KeptTokens::version(&bench.dir), first);
+        let kept = KeptTokens::read(&bench.dir).expect("read");
+        assert_eq!((kept.has(&name("Pumpe 3")), kept.has(&name("hall"))), (true, false));
+        let path = bench.dir.kept_tokens_path();
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o7777, 0o600);
+        assert!(!format!("{kept:?}").contains("a b"));
+    }
+
+    #[test]
+    fn a_token_counts_only_while_the_registry_has_it() {
+        let bench = Bench::new();
+        let mut registry = bench.registry();
+        let pump = registry.add(&name("pump"), &token("one").hash(), crate::clock::Wall(0)).expect("added");
+        let mut kept = KeptTokens::default();
+        kept.keep(name("pump"), token("one"));
+        assert_eq!(kept.of(&pump).map(Token::reveal), Some("one"));
+        let pump = registry.set_token(&name("pump"), &token("two").hash()).expect("set");
+        assert!(kept.of(&pump).is_none());
+    }
+
+    #[test]
+    fn a_file_others_can_read_is_refused_and_so_is_a_link() {
+        let bench = Bench::new();
+        KeptTokens::change(&bench.dir, |kept| kept.keep(name("pump"), token("HUSH"))).expect("written");
+        let path = bench.dir.kept_tokens_path();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("opened");
+        let words = KeptTokens::read(&bench.dir).expect_err("refused").to_string();
+        assert!(words.contains("chmod 600") && !words.contains("HUSH"), "{words}");
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/etc/hostname", &path).expect("linked");
+        assert!(KeptTokens::read(&bench.dir).is_err());
+    }
+
+    #[test]
+    fn lines_that_make_no_sense_are_left_out() {
+        assert!(entry("pump").is_none() && entry("a/b\ttoken").is_none() && entry("pump\t").is_none());
+        assert_eq!(
+            entry("pump\tx").map(|(name, token)| (name.to_string(), token.reveal().to_owned())),
+            Some(("pump".to_owned(), "x".to_owned()))
+        );
+    }
+}

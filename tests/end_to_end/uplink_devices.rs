@@ -1,0 +1,186 @@
+//! Devices forwarded as themselves: each over a connection of its own, with the token it has here and at the hub.
+
+use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _, process::Stdio};
+
+use crate::support::{
+    broker::{Broker, Setup},
+    home::{Device, Home, stderr},
+    wait::{SOON, until_true},
+    wire::Version::{V5, V311},
+};
+
+/// Runs a command that reads a secret from standard input.
+fn with_input(home: &Home, arguments: &[&str], input: &str) -> String {
+    let mut child = home
+        .command(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("forebay starts");
+    writeln!(child.stdin.take().expect("it is piped"), "{input}").expect("it listens");
+    let output = child.wait_with_output().expect("our child");
+    assert!(output.status.success(), "{}", stderr(&output));
+    stderr(&output)
+}
+
+/// A device of the hub, which has the same token at the gateway; `further` are flags there.
+fn of_both(hub: &Home, edge: &Home, name: &str, further: &[&str]) -> Device {
+    let device = hub.add_device(name);
+    with_input(edge, &[&["device", "add", name, "--token", "-"], further].concat(), &device.token);
+    device
+}
+
+fn publish(edge: &Broker, device: &Device, numbers: std::ops::Range<u64>) {
+    let mut client = edge.online(V5, device, "meter");
+    for number in numbers {
+        client.telemetry(&format!(r#"{{"ts":{},"values":{{"n":{number}}}}}"#, 1_700_000_000_000 + number));
+    }
+}
+
+fn values(numbers: std::ops::Range<u64>) -> Vec<String> {
+    numbers.map(|number| format!(r#"{{"n":{number}}}"#)).collect()
+}
+
+fn arrived(hub: &Broker, device: &str, numbers: std::ops::Range<u64>) {
+    let expected = values(numbers);
+    until_true("the readings are at the hub, once and in order", SOON, || {
+        hub.stored_values(device) == expected
+    });
+}
+
+#[test]
+fn the_hub_sees_the_devices_it_knows_and_needs_no_gateway() {
+    let (hub, mut edge) = (Broker::start(), Broker::start());
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let (pump, fan) = (of_both(&hub, &edge, "pump", &[]), of_both(&hub, &edge, "fan", &[]));
+    publish(&edge, &pump, 0..50);
+    publish(&edge, &fan, 0..20);
+    publish(&edge, &pump, 50..100);
+    arrived(&hub, "pump", 0..100);
+    arrived(&hub, "fan", 0..20);
+    let list = edge.must(&["device", "list"]);
+    assert_eq!(list.matches("as itself").count(), 2, "{list}");
+
+    // What was taken is known as such after a clean stop.
+    edge.stop();
+    assert_eq!(edge.count("SELECT count(*) FROM settled_devices WHERE through > 0"), 2);
+    edge.restart();
+    publish(&edge, &fan, 20..25);
+    arrived(&hub, "fan", 0..25);
+    arrived(&hub, "pump", 0..100);
+}
+
+#[test]
+fn it_works_over_tls() {
+    let hub = Setup::new().with_tls().start();
+    let edge = Broker::start();
+    let ca = hub.certificates().join("ca-root.pem").display().to_string();
+    let url = format!("mqtts://localhost:{}", hub.tls().port());
+    edge.must(&["uplink", "set", &url, "--devices", "--ca-file", &ca]);
+    let devices = ["pump", "fan", "roof"].map(|name| of_both(&hub, &edge, name, &[]));
+    for device in &devices {
+        publish(&edge, device, 0..30);
+    }
+    for device in &devices {
+        arrived(&hub, &device.name, 0..30);
+    }
+}
+
+#[test]
+fn one_device_goes_as_itself_and_the_others_by_the_gateway() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    let account = hub.add_device("gateway");
+    let url = format!("mqtt://{}", hub.plain());
+    with_input(&edge, &["uplink", "set", &url, "--token", "-"], &account.token);
+    let pump = of_both(&hub, &edge, "pump", &["--forward-as-itself"]);
+    let fan = edge.add_device("fan");
+    publish(&edge, &fan, 0..5);
+    publish(&edge, &pump, 0..10);
+    arrived(&hub, "pump", 0..10);
+    // A forebay is no hub for gateways: what matters is that nobody else's readings came as the pump's.
+    let list = edge.must(&["device", "list"]);
+    assert_eq!(list.matches("as itself").count(), 1, "{list}");
+}
+
+#[test]
+fn a_rotated_token_is_used_at_once_and_a_removed_device_is_forwarded_no_more() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let pump = of_both(&hub, &edge, "pump", &[]);
+    publish(&edge, &pump, 0..5);
+    arrived(&hub, "pump", 0..5);
+    // The hub ends the old connection: what it has not acknowledged by then is sent again.
+    until_true("the edge knows it", SOON, || {
+        edge.count("SELECT count(*) FROM settled_devices WHERE through >= 5") == 1
+    });
+
+    let rotated =
+        Device { name: "pump".to_owned(), token: hub.must(&["device", "rotate", "pump"]).trim().to_owned() };
+    with_input(&edge, &["device", "set-token", "pump"], &rotated.token);
+    publish(&edge, &rotated, 5..10);
+    arrived(&hub, "pump", 0..10);
+
+    edge.must(&["device", "remove", "pump"]);
+    let file = edge.data_dir().join("uplink-tokens");
+    assert_eq!(fs::read_to_string(file).expect("there"), "");
+}
+
+#[test]
+fn a_token_the_hub_does_not_know_is_told_and_holds_up_nobody_else() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let (pump, stranger) = (of_both(&hub, &edge, "pump", &[]), edge.add_device("stranger"));
+    publish(&edge, &stranger, 0..5);
+    publish(&edge, &pump, 0..5);
+    arrived(&hub, "pump", 0..5);
+    until_true("the refusal is told", SOON, || edge.log_lines_with("uplink of stranger: the hub says") > 0);
+    assert_eq!(hub.count("SELECT count(*) FROM journal"), 5);
+}
+
+#[test]
+fn kept_tokens_lie_in_one_private_file_and_show_nowhere() {
+    let hub = Broker::start();
+    let mut edge = Setup::new().setting("log.level = \"trace\"").start();
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let pump = of_both(&hub, &edge, "pump", &[]);
+    publish(&edge, &pump, 0..3);
+    arrived(&hub, "pump", 0..3);
+    let shown = ["list", "show"].map(|word| {
+        edge.must(&[&["device", word][..], if word == "show" { &["pump"] } else { &[] }].concat())
+    });
+    edge.stop();
+    let token = pump.token.as_str();
+    let contains = |bytes: &[u8]| bytes.windows(token.len()).any(|window| window == token.as_bytes());
+    assert!(!contains(shown.concat().as_bytes()) && !contains(edge.log().as_bytes()));
+    let holders: Vec<_> =
+        edge.files().into_iter().filter(|(_, bytes)| contains(bytes)).map(|(path, _)| path).collect();
+    let file = edge.data_dir().join("uplink-tokens");
+    assert_eq!(holders, std::slice::from_ref(&file));
+    assert_eq!(fs::metadata(file).expect("there").permissions().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn nothing_is_lost_by_kill_9_in_the_middle() {
+    let (hub, mut edge) = (Broker::start(), Broker::start());
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let devices = ["pump", "fan"].map(|name| of_both(&hub, &edge, name, &[]));
+    for round in 0..3 {
+        for device in &devices {
+            let mut client = edge.online(V311, device, "meter");
+            for number in round * 100..(round + 1) * 100 {
+                client.telemetry(&format!(r#"{{"n":{number}}}"#));
+            }
+        }
+        edge.kill9();
+        edge.restart();
+    }
+    for device in &devices {
+        until_true("every reading is at the hub", SOON, || {
+            let mut arrived = hub.stored_values(&device.name);
+            arrived.sort_by_key(|values| values.len());
+            let distinct: std::collections::BTreeSet<_> = arrived.into_iter().collect();
+            distinct == values(0..300).into_iter().collect()
+        });
+    }
+}
