@@ -79,8 +79,8 @@ fn a_mark_alone_costs_one_page() {
     };
     let mut mark = |through| {
         let beyond = vec![(Seq(through + 5), Seq(290))];
-        let settlement = Settlement { through: Seq(through), beyond, rejected: Vec::new() };
-        buffer.append(&Batch { settlement: Some(settlement), ..Batch::default() }).expect("appended");
+        let settlement = Settlement { through: Seq(through), beyond, ..Settlement::default() };
+        buffer.append(&Batch { settlements: vec![settlement], ..Batch::default() }).expect("appended");
     };
     mark(100);
     pages_logged();
