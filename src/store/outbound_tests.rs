@@ -69,6 +69,26 @@ fn the_mark_is_found_again_and_never_goes_back() {
 }
 
 #[test]
+fn a_mark_alone_costs_one_page() {
+    let bench = Bench::new();
+    let mut buffer = bench.buffer();
+    buffer.append(&readings(1, 300, None)).expect("appended");
+    let shell = rusqlite::Connection::open(bench.dir.buffer_path()).expect("opened");
+    let pages_logged = || -> i64 {
+        shell.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1)).expect("checkpointed")
+    };
+    let mut mark = |through| {
+        let beyond = vec![(Seq(through + 5), Seq(290))];
+        let settlement = Settlement { through: Seq(through), beyond, ..Settlement::default() };
+        buffer.append(&Batch { settlements: vec![settlement], ..Batch::default() }).expect("appended");
+    };
+    mark(100);
+    pages_logged();
+    mark(101);
+    assert_eq!(pages_logged(), 1, "the log begins anew after a checkpoint");
+}
+
+#[test]
 fn a_reading_the_hub_does_not_take_is_set_aside() {
     let bench = Bench::new();
     let mut buffer = bench.buffer();
