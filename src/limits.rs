@@ -143,6 +143,8 @@ limits! {
     device_publishes_per_s: 0 in 0..=1_000_000;
     /// Messages one local client may publish in a second; beyond it as above.
     client_publishes_per_s: 0 in 0..=1_000_000;
+    /// Messages of all who connect from one address in a second, programs on the gateway included; beyond it as above.
+    publishes_per_address_per_s: 0 in 0..=1_000_000;
     /// Refused CONNECTs one address may send at full speed; each further one makes its next wait longer.
     refusals_per_address: 10 in 1..=1_000_000;
     /// Seconds after which one refused CONNECT of an address is forgiven.

@@ -70,7 +70,10 @@ impl Broker {
         }
         assert!(self.to_route.is_empty(), "a message nobody will route");
         assert_eq!(waiting, self.unauthenticated.len());
-        assert_eq!(from_addresses, self.per_address.values().map(|count| *count as usize).sum::<usize>());
+        assert_eq!(
+            from_addresses,
+            self.per_address.values().map(|from| from.connections as usize).sum::<usize>()
+        );
     }
 
     fn check_sessions(&self) {

@@ -55,12 +55,12 @@ use crate::{
 
 use access::IdentityTable;
 use commit_gate::{CommitGate, Ticket};
-use connections::{Connection, Connections, Phase};
+use connections::{Connection, Connections, FromAddress, Phase};
 use deadlines::Deadlines;
 use durability::Durability;
 pub use gauges::Gauges;
 use notices::Notices;
-use rates::Rates;
+use rates::{Publisher, Rates};
 use refusals::Refusals;
 use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
@@ -83,7 +83,7 @@ enum Deadline {
     Packet(ConnId),
     Silence(ConnId),
     Wait(ConnId),
-    Pause(IdentityId),
+    Pause(Publisher),
     SessionEnd(SessionSlot),
     Will(SessionSlot),
     Retained,
@@ -183,7 +183,7 @@ pub struct Broker {
     deadlines: Deadlines<Deadline>,
     /// Connections that wait to be let in, longest first.
     unauthenticated: BTreeSet<(Mono, ConnId)>,
-    per_address: HashMap<IpAddr, u32>,
+    per_address: HashMap<IpAddr, FromAddress>,
     refusals: Refusals,
     rates: Rates,
     notices: Notices,
@@ -363,9 +363,9 @@ impl Broker {
         };
         self.connections.insert(conn, connection);
         self.unauthenticated.insert((now.mono, conn));
-        let from_address = self.per_address.entry(address).or_insert(0);
-        *from_address += 1;
-        if *from_address > self.limits.connections_per_address {
+        let from_address = self.per_address.entry(address).or_default();
+        from_address.connections += 1;
+        if from_address.connections > self.limits.connections_per_address {
             self.close(conn, CloseReason::TooManyFromAddress, now);
         } else if self.connections.len() > self.limits.connections as usize {
             self.close(conn, CloseReason::TooManyConnections, now);
@@ -393,9 +393,9 @@ impl Broker {
     /// The socket behind a connection that `poll_close` gave out is gone; its slot may be used again.
     pub fn handle_closed(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.remove(conn) else { return };
-        if let Some(count) = self.per_address.get_mut(&connection.address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(from_address) = self.per_address.get_mut(&connection.address) {
+            from_address.connections -= 1;
+            if from_address.connections == 0 {
                 self.per_address.remove(&connection.address);
             }
         }
@@ -497,7 +497,7 @@ impl Broker {
                 Deadline::Packet(conn) => self.on_packet_late(conn, now),
                 Deadline::Silence(conn) => self.on_silence(conn, now),
                 Deadline::Wait(conn) => self.on_wait_over(conn, now),
-                Deadline::Pause(identity) => self.on_pause_over(identity, now),
+                Deadline::Pause(publisher) => self.on_pause_over(publisher, now),
                 Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
                 Deadline::Will(slot) => self.on_will_due(slot, now),
                 Deadline::Retained => self.on_retained_expired(now),
