@@ -6,9 +6,9 @@ use crate::support::{
     broker::Broker,
     client::{Client, Event},
     home::{Home, stderr},
-    packets::Connect,
+    packets::{Connect, Publish},
     wait::WITHIN_A_SECOND,
-    wire::Version,
+    wire::{Version, subscribe},
 };
 
 fn answer(broker: &Broker, token: &str) -> u8 {
@@ -74,6 +74,33 @@ fn a_client_has_the_token_and_the_rights_it_was_given() {
         assert!(printed.contains("everything but the hub's topics and $"), "{printed}");
         assert!(!printed.contains("chosenByTheOperator7"), "{printed}");
     }
+}
+
+#[test]
+fn a_client_may_be_given_one_of_publishing_and_subscribing_alone() {
+    let broker = Broker::start();
+    let sensor = token_of(&broker.must(&["client", "add", "sensor", "--subscribe-nothing"]));
+    let display = token_of(&broker.must(&["client", "add", "display", "--publish-nothing"]));
+    let rights = |name: &str| {
+        let shown = broker.must(&["client", "show", name, "--json"]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        (shown["publish"].clone(), shown["subscribe"].clone())
+    };
+    let (null, nothing) = (serde_json::Value::Null, serde_json::json!([]));
+    assert_eq!(rights("sensor"), (null.clone(), nothing.clone()));
+    assert_eq!(rights("display"), (nothing, null));
+
+    let (mut publisher, mut listener) = (Client::dial(broker.plain()), Client::dial(broker.plain()));
+    publisher.connect(Version::V5, "sensor", &sensor);
+    listener.connect(Version::V5, "display", &display);
+    for (client, code) in [(&mut publisher, 0x87), (&mut listener, 1)] {
+        client.send(&subscribe(Version::V5, 1, &[("hall/#", 1)]));
+        assert_eq!(client.packet().codes(Version::V5, 1), Some(&[code][..]));
+    }
+    assert_eq!(listener.publish("hall/lamp", "on"), 0x87);
+    assert_eq!(publisher.publish("hall/lamp", "on"), 0);
+    let message = Publish::read(Version::V5, &listener.packet()).expect("a PUBLISH");
+    assert_eq!(message.told(), ("hall/lamp", "on"));
 }
 
 #[test]
