@@ -4,6 +4,7 @@ use clap::Subcommand;
 use forebay::{
     identity::{Grant, Rights},
     ids::DeviceName,
+    session::rights::is_the_brokers,
 };
 
 use super::{
@@ -22,7 +23,7 @@ pub enum ClientCommand {
         #[arg(value_parser = identities::name)]
         name: DeviceName,
         /// Where it may publish; may be given again [default: everywhere but the hub's topics, devices/ and $]
-        #[arg(long, value_name = "FILTER", value_parser = filter)]
+        #[arg(long, value_name = "FILTER", value_parser = publish_filter)]
         publish: Vec<String>,
         /// It publishes nowhere
         #[arg(long, conflicts_with = "publish")]
@@ -65,6 +66,14 @@ pub fn run(global: &GlobalArguments, command: ClientCommand) -> Result<(), Failu
 
 fn grant(filters: Vec<String>, is_nothing: bool) -> Grant {
     if filters.is_empty() && !is_nothing { Grant::Ordinary } else { Grant::Only(filters) }
+}
+
+/// Nothing is granted that nobody gets.
+fn publish_filter(text: &str) -> Result<String, String> {
+    if is_the_brokers(text) {
+        return Err(format!("{text:?} is the broker's own; nobody publishes there"));
+    }
+    filter(text)
 }
 
 fn filter(text: &str) -> Result<String, String> {
