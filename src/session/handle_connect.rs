@@ -117,6 +117,7 @@ pub fn admit(
     let mut session = Session {
         identity: identity.id,
         name: identity.name.clone(),
+        token: identity.token_hash.mark(),
         rights,
         client_id,
         conn: None,

@@ -39,6 +39,7 @@ use std::{
 
 use crate::{
     clock::Mono,
+    identity::TokenMark,
     ids::{ConnId, DeviceName, IdentityId, SessionId, SessionSlot},
     limits::Limits,
     mqtt::{PacketId, Properties, ProtocolVersion, TopicFilter, TopicName},
@@ -76,6 +77,8 @@ pub struct Session {
     pub identity: IdentityId,
     /// That identity's name.
     pub name: DeviceName,
+    /// Which of that identity's tokens.
+    pub token: TokenMark,
     /// What it may publish and subscribe to.
     pub rights: AccessRights,
     /// Its client id, given or assigned; with `identity` the session's key.

@@ -28,7 +28,7 @@ pub(super) const JOURNAL: Schema = Schema {
     open_action: "open the journal",
     application_id: 0x4642_4A31,
     shrinks: true,
-    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4],
+    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5],
 };
 
 /// The schema of `registry.db`.
@@ -191,6 +191,11 @@ CREATE TABLE settled_devices (
     beyond TEXT NOT NULL,
     rejected INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+// A session belongs to a token as well, so that one that was changed while the broker was not running ends it.
+const JOURNAL_5: &str = "
+ALTER TABLE sessions ADD COLUMN token INTEGER;
 ";
 
 const REGISTRY_1: &str = "

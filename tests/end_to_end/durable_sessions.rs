@@ -72,3 +72,21 @@ fn a_retained_message_survives_a_kill() {
     let message = late.packet();
     assert_eq!((message.first, &message.body[..]), (0x31, &expected[2..]));
 }
+
+#[test]
+fn a_token_changed_while_the_broker_is_not_running_ends_the_session() {
+    let (mut broker, old) = start();
+    let (mut client, _) = connect(&broker, V5, &old);
+    client.send(&subscribe(V5, 1, &[("hall/+", 1)]));
+    assert_eq!(client.packet().codes(V5, 1), Some(&[1][..]));
+    broker.kill9();
+    broker.restart();
+    let (client, present) = connect(&broker, V5, &old);
+    assert!(present, "nothing was changed");
+    drop(client);
+    broker.stop();
+    let new = broker.must(&["client", "rotate", "panel"]).trim_end().to_owned();
+    broker.restart();
+    let (_, present) = connect(&broker, V5, &new);
+    assert!(!present, "it belonged to the old token");
+}
