@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay::{
-    ids::DeviceName,
-    record::Record,
+    ids::{DeviceName, Seq},
+    record::{Record, Settlement},
     store::{BufferReader, Query, StoreError, StoreOptions, StoredReading},
 };
 
@@ -43,6 +43,8 @@ pub struct Sent {
     pub is_ordered: bool,
 }
 
+/// Values with this in them are not to the hub's taste.
+pub const POISON: &str = "poison";
 /// Where local clients are told what devices sent.
 pub const TELEMETRY_OF_DEVICES: &str = "devices/";
 
@@ -55,6 +57,13 @@ pub struct Ledger {
     wanted_by: BTreeMap<ReadingId, BTreeSet<usize>>,
     /// The latest reading each of them was told, by stream.
     told: BTreeMap<(usize, u64), u64>,
+    /// Which reading lies at which place of the journal.
+    places: BTreeMap<Seq, ReadingId>,
+    /// What the hub has, and, by stream, the numbers of what came for the first time, in order.
+    uploaded: BTreeSet<ReadingId>,
+    first_uploads: BTreeMap<u64, Vec<u64>>,
+    /// Up to here everything is settled on disk.
+    settled_through: Seq,
     sent: BTreeMap<ReadingId, Sent>,
     /// PUBACKs for these have reached their senders.
     acked: BTreeSet<ReadingId>,
@@ -81,7 +90,12 @@ impl Ledger {
 
     /// The store says that the records are on disk.
     pub fn note_confirmed(&mut self, records: &[Record]) {
-        self.confirmed.extend(records.iter().filter_map(|record| ReadingId::found_in(&record.values)));
+        for record in records {
+            if let Some(id) = ReadingId::found_in(&record.values) {
+                self.confirmed.insert(id);
+                self.places.insert(record.seq, id);
+            }
+        }
     }
 
     pub fn acked(&self) -> usize {
@@ -153,6 +167,65 @@ impl Ledger {
         Some(format!("{id:?} was not told to {wanted_by:?}"))
     }
 
+    // ---- what goes on to the hub --------------------------------------------------------------------------
+
+    /// A reading has arrived at the hub: one that is on disk, as it was sent.
+    pub fn note_uploaded(&mut self, device: &str, ts: i64, values: &str) -> Result<(), String> {
+        let id = ReadingId::found_in(values).ok_or_else(|| format!("MADE UP: {values} is uploaded"))?;
+        let sent = self.sent.get(&id).ok_or_else(|| format!("MADE UP: nobody sent {id:?}"))?;
+        if device != sent.device.as_str() || values != sent.values {
+            return Err(format!("CHANGED: {id:?} of {} is uploaded as {values} of {device}", sent.device));
+        }
+        if sent.device_ts.is_some_and(|own| own != ts) {
+            return Err(format!("CHANGED: {id:?} of {:?} is uploaded as of {ts}", sent.device_ts));
+        }
+        if !self.confirmed.contains(&id) {
+            return Err(format!("TOO EARLY: {id:?} is uploaded and the store has not confirmed it"));
+        }
+        if self.uploaded.insert(id) && sent.is_ordered {
+            self.first_uploads.entry(id.stream).or_default().push(id.number);
+        }
+        Ok(())
+    }
+
+    /// What the disk now says of readings at the hub: nothing is settled that is not there, or was rejected and rightly.
+    pub fn check_settled(&mut self, settlement: &Settlement) -> Result<(), String> {
+        for rejected in &settlement.rejected {
+            let id = self.places.get(&rejected.seq);
+            if !id.is_some_and(|id| self.sent[id].values.contains(POISON)) {
+                return Err(format!("REJECTED for nothing: {id:?}: {}", rejected.reason));
+            }
+        }
+        let through = std::iter::once((self.settled_through.next(), settlement.through));
+        for (first, last) in through.chain(settlement.beyond.iter().copied()).filter(|(f, l)| f <= l) {
+            let is_lost =
+                |id: &&ReadingId| !self.uploaded.contains(*id) && !self.sent[*id].values.contains(POISON);
+            if let Some((seq, id)) = self.places.range(first..=last).find(|(_, id)| is_lost(id)) {
+                return Err(format!("LOST: {id:?} at {} is settled and the hub does not have it", seq.0));
+            }
+        }
+        self.settled_through = self.settled_through.max(settlement.through);
+        Ok(())
+    }
+
+    /// A reading that was acknowledged and is not at the hub.
+    pub fn missing_at_hub(&self) -> Option<String> {
+        let is_missing =
+            |id: &&ReadingId| !self.uploaded.contains(id) && !self.sent[*id].values.contains(POISON);
+        self.acked.iter().find(is_missing).map(|id| format!("{id:?} has not reached the hub"))
+    }
+
+    /// Each stream has arrived in order, or as two of which each is in order.
+    pub fn check_upload_order(&self, is_one_lane: bool) -> Result<(), String> {
+        for (stream, numbers) in &self.first_uploads {
+            let lanes = lanes_of(numbers);
+            if lanes > if is_one_lane { 1 } else { 2 } {
+                return Err(format!("ORDER: stream {stream} has arrived as {numbers:?}"));
+            }
+        }
+        Ok(())
+    }
+
     // ---- what is on disk ----------------------------------------------------------------------------------
 
     /// Reads the journal and checks that everything acknowledged is there, everything there was sent, as it was sent,
@@ -164,8 +237,10 @@ impl Ledger {
         }
         let mut first = BTreeSet::new();
         let mut latest = BTreeMap::new();
+        self.places.clear();
         for reading in &found {
             let (id, is_ordered) = self.check_row(reading)?;
+            self.places.insert(reading.seq, id);
             let is_first = first.insert(id);
             if !is_ordered {
                 continue;
@@ -208,10 +283,24 @@ impl Ledger {
     }
 }
 
+/// How many ascending sequences `numbers` is made of, if it is made of one or two; three if of more.
+fn lanes_of(numbers: &[u64]) -> usize {
+    let (mut first, mut second) = (0, 0);
+    for number in numbers {
+        if *number > first {
+            first = *number;
+        } else if *number > second {
+            second = *number;
+        } else {
+            return 3;
+        }
+    }
+    if second == 0 { 1 } else { 2 }
+}
+
 fn read_journal(options: &StoreOptions) -> Result<(Vec<StoredReading>, u64), StoreError> {
     let reader = BufferReader::open(&data_dir(), options)?;
-    let all =
-        Query { after: forebay::ids::Seq(0), device: None, since: None, limit: usize::MAX, newest: false };
+    let all = Query { after: Seq(0), device: None, since: None, limit: usize::MAX, newest: false };
     let found = reader.read(&all)?;
     Ok((found, reader.corrupt_rows()))
 }

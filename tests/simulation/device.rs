@@ -7,7 +7,7 @@ use forebay::ids::DeviceName;
 
 use crate::{
     chance::Chance,
-    checks::{FIRST_WILL_STREAM, Ledger, ReadingId, Sent},
+    checks::{FIRST_WILL_STREAM, Ledger, POISON, ReadingId, Sent},
     faults::Faults,
     network::{KeepAlive, LinkId, Network, Read},
     operator::Operator,
@@ -37,6 +37,8 @@ pub struct Surroundings<'a> {
     pub registry_unread_at: u64,
     /// Whether new messages are made.
     pub is_publishing: bool,
+    /// Whether some readings are such that the hub does not take them.
+    pub with_poison: bool,
     /// Whether the broker may end a session because more waits for it than may.
     pub sessions_may_end: bool,
 }
@@ -301,8 +303,12 @@ impl Client {
         around: &mut Surroundings<'_>,
     ) -> (&'static str, String, Vec<ReadingId>) {
         let count = if self.chance.below(4) == 0 { self.chance.between(2, 4) } else { 1 };
-        let filler =
-            "x".repeat(if self.chance.below(10) == 0 { 150 } else { self.chance.below(12) } as usize);
+        let is_poison = around.with_poison && self.chance.below(60) == 0;
+        let filler = if is_poison {
+            POISON.to_owned()
+        } else {
+            "x".repeat(if self.chance.below(10) == 0 { 150 } else { self.chance.below(12) } as usize)
+        };
         let mut readings = Vec::new();
         let mut elements = Vec::new();
         for _ in 0..count {

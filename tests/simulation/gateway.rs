@@ -9,7 +9,7 @@ use forebay::{
     identity::{DeviceGrants, Identity},
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
-    record::Record,
+    record::{Record, Settlement},
     session::{
         Batch, CloseReason,
         durable::{Change, Recovered},
@@ -23,6 +23,8 @@ use crate::{
     machine::data_dir,
     network::{LinkId, Network, Read},
     trace::{Trace, note},
+    uploading::Uploading,
+    upstream::Upstream,
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(250);
@@ -95,6 +97,8 @@ pub struct Room<'a> {
     pub network: &'a mut Network,
     pub ledger: &'a mut Ledger,
     pub trace: &'a mut Trace,
+    /// The hub, if there is one.
+    pub upstream: Option<&'a mut Upstream>,
     /// When the registry could last not be read.
     pub registry_unread_at: &'a mut u64,
 }
@@ -129,6 +133,9 @@ pub struct Gateway {
     clock_check: Option<Mono>,
     running_note: Mono,
     registry_check: bool,
+    uploading: Option<Uploading>,
+    /// When its beginning is tried again.
+    begin_again: Option<Mono>,
     /// Readings of a commit that failed, until it is known whether they are on disk.
     doubtful: Vec<Record>,
     sabotage: Sabotage,
@@ -168,6 +175,8 @@ impl Gateway {
             clock_check: Some(now.mono + CLOCK_CHECK),
             running_note: now.mono + RUNNING_NOTE,
             registry_check: false,
+            uploading: None,
+            begin_again: None,
             doubtful: Vec::new(),
             sabotage,
             power_goes: None,
@@ -188,7 +197,8 @@ impl Gateway {
 
     /// When the loop wakes up of its own accord.
     pub fn next_deadline(&self) -> Option<Mono> {
-        let own = [self.retry_at, self.clock_check, Some(self.running_note)];
+        let uplink = self.uploading.as_ref().and_then(|uploading| uploading.due(self.buffer.is_open()));
+        let own = [self.retry_at, self.clock_check, Some(self.running_note), uplink];
         own.into_iter().flatten().chain(self.broker.poll_timeout()).min()
     }
 
@@ -206,6 +216,9 @@ impl Gateway {
             self.reload_registry(room);
         }
         self.read(room);
+        if let (Some(uploading), Some(upstream)) = (&mut self.uploading, &mut room.upstream) {
+            uploading.read(upstream, room.net_now, room.now);
+        }
         self.broker.handle_timeout(room.now);
         if self.is_cut(Moment::BeforeCommit, room) {
             return Turn::PowerLost;
@@ -215,6 +228,7 @@ impl Gateway {
             return Turn::PowerLost;
         }
         self.write(room);
+        self.drive_uplink(room);
         self.close(room);
         self.keep_house(room);
         self.check_silence(room);
@@ -231,6 +245,10 @@ impl Gateway {
         self.commit(room);
         self.broker.handle_shutdown(room.now);
         self.commit(room);
+        if let (Some(uploading), Some(upstream)) = (&mut self.uploading, &mut room.upstream) {
+            let last = uploading.stop(upstream, room.net_now, room.now, room.trace);
+            self.commit_settlement(last, room);
+        }
         self.write(room);
         self.close(room);
         if let Some(seen) = self.broker.poll_seen() {
@@ -317,7 +335,14 @@ impl Gateway {
 
     /// Gives back whether there was something to commit, and it was.
     fn commit(&mut self, room: &mut Room<'_>) -> bool {
-        let Some((through, mut batch)) = self.broker.poll_commit() else { return false };
+        let Some((through, mut batch)) = self.broker.poll_commit() else {
+            let is_open = self.buffer.is_open();
+            let due = self.uploading.as_mut().filter(|_| is_open).and_then(|u| u.poll_settlement(true));
+            self.commit_settlement(due, room);
+            return false;
+        };
+        batch.settlements =
+            self.uploading.as_mut().and_then(|u| u.poll_settlement(false)).into_iter().collect();
         if let Sabotage::LeaveOut(omission) = self.sabotage {
             batch.changes.retain(|change| !omission.concerns(change));
         }
@@ -325,10 +350,15 @@ impl Gateway {
             self.broker.handle_committed(through, room.now);
             room.ledger.note_confirmed(&batch.records);
             self.write(room);
-            return self.buffer.append(&batch).is_ok();
+            let stored = self.buffer.append(&batch).is_ok();
+            self.note_settled(&batch, stored, room);
+            return stored;
         }
-        match self.buffer.append(&batch) {
+        let outcome = self.buffer.append(&batch);
+        self.note_settled(&batch, outcome.is_ok(), room);
+        match outcome {
             Ok(()) => {
+                self.note_stored(room);
                 self.broker.handle_committed(through, room.now);
                 note!(room.trace, "{} is on disk", words(&batch));
                 room.ledger.note_confirmed(&batch.records);
@@ -352,6 +382,58 @@ impl Gateway {
         self.reopen_store(room);
     }
 
+    /// Commits what became of readings at the hub, and nothing else.
+    fn commit_settlement(&mut self, settlement: Option<Settlement>, room: &mut Room<'_>) {
+        let Some(settlement) = settlement else { return };
+        let batch = Batch { settlements: vec![settlement], ..Batch::default() };
+        let outcome = self.buffer.append(&batch);
+        self.note_settled(&batch, outcome.is_ok(), room);
+        if let Err(error) = outcome {
+            note!(room.trace, "what the hub has is not stored: {error}");
+            if !self.buffer.is_open() {
+                self.fail_store(room);
+            }
+        }
+    }
+
+    fn note_settled(&mut self, batch: &Batch, on_disk: bool, room: &mut Room<'_>) {
+        let (Some(uploading), Some(settlement)) = (&mut self.uploading, batch.settlements.first()) else {
+            return;
+        };
+        if !on_disk {
+            return uploading.uplink.handle_settle_failed(room.now);
+        }
+        room.trace.count("readings that are settled");
+        if let Err(words) = room.ledger.check_settled(settlement) {
+            self.broken = Some(words);
+        }
+        uploading.uplink.handle_settled(room.now);
+    }
+
+    fn note_stored(&mut self, room: &Room<'_>) {
+        if let Some(uploading) = &mut self.uploading {
+            uploading.uplink.handle_stored(self.buffer.last_seq(), room.now);
+        }
+    }
+
+    fn drive_uplink(&mut self, room: &mut Room<'_>) {
+        let Some(upstream) = &mut room.upstream else { return };
+        if let Some(uploading) = &mut self.uploading {
+            return uploading.serve(upstream, &mut self.buffer, (room.net_now, room.now), room.trace);
+        }
+        if !self.buffer.is_open() || self.begin_again.is_some_and(|at| at > room.now.mono) {
+            return;
+        }
+        let seed = u64::from(self.epoch) ^ room.net_now;
+        match Uploading::begin(&self.buffer, upstream, seed, room.clock.synchronised, room.now) {
+            Ok(uploading) => self.uploading = Some(uploading),
+            Err(error) => {
+                note!(room.trace, "the uplink cannot begin: {error}");
+                self.begin_again = Some(room.now.mono + Duration::from_secs(1));
+            }
+        }
+    }
+
     fn reopen_store(&mut self, room: &mut Room<'_>) {
         if !room.disk.storage().is_gone() {
             // The buffer asks the kernel to drop its copy, but has no file of its own here.
@@ -363,6 +445,7 @@ impl Gateway {
                 note!(room.trace, "the store is open again, at {}", last_seq.0);
                 self.doubtful.retain(|record| record.seq <= last_seq);
                 room.ledger.note_confirmed(&std::mem::take(&mut self.doubtful));
+                self.note_stored(room);
                 self.broker.handle_store_ready(recovered, room.now);
                 self.retry_at = None;
                 self.retry_wait = Duration::ZERO;
@@ -465,6 +548,9 @@ impl Gateway {
         let clock = room.clock;
         let noted = self.buffer.set_clock(clock).is_ok();
         note!(room.trace, "the clock is {clock:?}, noted {noted}");
+        if let Some(uploading) = self.uploading.as_mut().filter(|_| noted) {
+            uploading.uplink.handle_clock(clock.synchronised, room.now);
+        }
         if !noted && self.broker.is_storing() && !self.buffer.is_open() {
             room.trace.count("a clock that cannot be noted");
             self.fail_store(room);

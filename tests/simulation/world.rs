@@ -28,6 +28,7 @@ use crate::{
     post::Post,
     stranger::Strangers,
     trace::{Trace, note},
+    upstream::Upstream,
     visitor::Visitor,
 };
 
@@ -97,6 +98,7 @@ pub struct World {
     locals: Vec<Local>,
     visitor: Option<Visitor>,
     post: Post,
+    upstream: Option<Upstream>,
     strangers: Strangers,
     operator: Operator,
     follower: Follower,
@@ -146,6 +148,7 @@ impl World {
         let locals: Vec<Local> =
             (0..locals).map(|number| Local::new(number as usize, chance.split(), &mut post)).collect();
         let visitor = (!locals.is_empty()).then(|| Visitor::new(chance.split()));
+        let upstream = chance.coin().then(|| Upstream::new(chance.split()));
         let strangers = Strangers::new(chance.split());
         let follower = Follower::new(chance.split());
         let limits = draw_limits(&mut chance);
@@ -160,6 +163,7 @@ impl World {
             locals,
             visitor,
             post,
+            upstream,
             strangers,
             operator,
             follower,
@@ -239,7 +243,8 @@ impl World {
         let devices = self.clients.iter().filter(|client| !client.is_done()).map(Client::situation);
         let locals = self.locals.iter().filter(|local| !local.is_done()).map(Local::situation);
         let visitor = self.visitor.iter().filter(|visitor| !visitor.is_done()).map(Visitor::situation);
-        let missing = [self.post.missing(), self.ledger.missing()];
+        let at_hub = self.upstream.as_ref().and_then(|_| self.ledger.missing_at_hub());
+        let missing = [self.post.missing(), self.ledger.missing(), at_hub];
         devices.chain(locals).chain(visitor).chain(missing.into_iter().flatten()).collect()
     }
 
@@ -248,6 +253,9 @@ impl World {
         self.follower.leave();
         self.stop_in_order();
         self.check_files()?;
+        if let Some(upstream) = self.upstream.as_ref().filter(|upstream| !upstream.minds_poison()) {
+            self.ledger.check_upload_order(upstream.is_oldest_first())?;
+        }
         self.summary.rows = self.ledger.check_journal(&self.options())? as u64;
         Ok(())
     }
@@ -271,6 +279,7 @@ impl World {
         self.network.heal(self.now);
         self.clients.iter_mut().for_each(Client::heal);
         self.locals.iter_mut().for_each(Local::heal);
+        self.upstream.iter_mut().for_each(Upstream::heal);
         self.visitor.iter_mut().for_each(Visitor::heal);
         if let Some(gateway) = &mut self.gateway {
             gateway.power_goes = None;
@@ -314,6 +323,8 @@ impl World {
         let then = self.now + ahead;
         let deadline =
             self.gateway.as_ref().and_then(Gateway::next_deadline).map(|at| at.0 + self.boot_began);
+        let arrival = self.upstream.as_ref().and_then(Upstream::next_arrival);
+        let deadline = deadline.into_iter().chain(arrival).min();
         // The loop wakes up for what is due; now and then the process is not scheduled in time.
         self.now = match deadline {
             Some(at) if at < then && self.chance.below(10) > 0 => at.max(self.now + MS),
@@ -381,6 +392,9 @@ impl World {
     fn let_peers_act(&mut self) -> Result<(), String> {
         let token = self.operator.token_told(0).to_owned();
         self.strangers.act(self.faults.strangers, &token, &mut self.network, self.now, &mut self.trace);
+        if let Some(upstream) = &mut self.upstream {
+            upstream.act(&self.faults, self.now, &mut self.ledger, &mut self.trace)?;
+        }
         let mut around = Surroundings {
             now: self.now,
             network: &mut self.network,
@@ -391,6 +405,7 @@ impl World {
             faults: &self.faults,
             registry_unread_at: self.registry_unread_at,
             is_publishing: !self.is_healed,
+            with_poison: self.upstream.as_ref().is_some_and(Upstream::minds_poison),
             sessions_may_end: self.sessions_may_end,
         };
         if self.plan.cast != Cast::LocalClients {

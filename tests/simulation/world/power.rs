@@ -11,6 +11,7 @@ use crate::{
     gateway::{Gateway, Moment, Room, Turn},
     machine::data_dir,
     trace::note,
+    upstream::Upstream,
 };
 
 impl World {
@@ -40,6 +41,7 @@ impl World {
             network: &mut self.network,
             ledger: &mut self.ledger,
             trace: &mut self.trace,
+            upstream: self.upstream.as_mut(),
             registry_unread_at: &mut self.registry_unread_at,
         };
         work(self.gateway.as_mut().expect("it runs"), &mut room)
@@ -98,6 +100,7 @@ impl World {
         self.gateway = None;
         self.follower.leave();
         self.network.gateway_vanishes();
+        self.upstream.iter_mut().for_each(Upstream::lose_gateway);
         let loss = *self.chance.pick(&LOSSES);
         self.trace.count("a power cut");
         self.disk.storage().start_after_power_cut(loss);
@@ -126,6 +129,7 @@ impl World {
         self.gateway = None;
         self.disk.storage().start_beside_others();
         self.network.gateway_dies();
+        self.upstream.iter_mut().for_each(Upstream::lose_gateway);
         self.starts_at = self.now + self.chance.below(SECOND);
         Ok(())
     }
@@ -145,6 +149,7 @@ impl World {
             network: &mut self.network,
             ledger: &mut self.ledger,
             trace: &mut self.trace,
+            upstream: self.upstream.as_mut(),
             registry_unread_at: &mut self.registry_unread_at,
         };
         let turn = gateway.map(|gateway| gateway.drain(&mut room));
@@ -152,6 +157,7 @@ impl World {
             self.revive_disk_if_gone();
         } else {
             self.network.gateway_dies();
+            self.upstream.iter_mut().for_each(Upstream::lose_gateway);
             self.starts_at = self.now + self.chance.below(SECOND);
         }
     }
