@@ -1,12 +1,17 @@
 //! What clients sent and were promised, held against what is on disk.
 
+mod clocks;
+mod uploads;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay::{
     ids::{DeviceName, Seq},
-    record::{Record, Settlement},
+    record::Record,
     store::{BufferReader, Query, StoreError, StoreOptions, StoredReading},
 };
+
+use rusqlite::{Connection, OpenFlags};
 
 use crate::machine::data_dir;
 
@@ -57,13 +62,18 @@ pub struct Ledger {
     wanted_by: BTreeMap<ReadingId, BTreeSet<usize>>,
     /// The latest reading each of them was told, by stream.
     told: BTreeMap<(usize, u64), u64>,
-    /// Which reading lies at which place of the journal.
+    /// What the hub has, and what of that the disk knows.
+    pub hub: uploads::AtHub,
+    /// When readings were received, by the clocks of the machine.
+    pub clocks: clocks::Clocks,
+    /// Which reading lies, or lay, at which place of the journal.
     places: BTreeMap<Seq, ReadingId>,
-    /// What the hub has, and, by stream, the numbers of what came for the first time, in order.
-    uploaded: BTreeSet<ReadingId>,
-    first_uploads: BTreeMap<u64, Vec<u64>>,
-    /// Up to here everything is settled on disk.
-    settled_through: Seq,
+    /// Those of them that are certainly on disk, unless they were removed.
+    sure_places: BTreeSet<Seq>,
+    /// Those that were found at a start, and may not have been there for good.
+    unsure_places: BTreeSet<Seq>,
+    /// Whether readings may go that nobody has: too old, or no room for them.
+    pub may_drop: bool,
     sent: BTreeMap<ReadingId, Sent>,
     /// PUBACKs for these have reached their senders.
     acked: BTreeSet<ReadingId>,
@@ -94,6 +104,8 @@ impl Ledger {
             if let Some(id) = ReadingId::found_in(&record.values) {
                 self.confirmed.insert(id);
                 self.places.insert(record.seq, id);
+                self.sure_places.insert(record.seq);
+                self.clocks.note_received(id, record);
             }
         }
     }
@@ -167,101 +179,62 @@ impl Ledger {
         Some(format!("{id:?} was not told to {wanted_by:?}"))
     }
 
-    // ---- what goes on to the hub --------------------------------------------------------------------------
-
-    /// A reading has arrived at the hub: one that is on disk, as it was sent.
-    pub fn note_uploaded(&mut self, device: &str, ts: i64, values: &str) -> Result<(), String> {
-        let id = ReadingId::found_in(values).ok_or_else(|| format!("MADE UP: {values} is uploaded"))?;
-        let sent = self.sent.get(&id).ok_or_else(|| format!("MADE UP: nobody sent {id:?}"))?;
-        if device != sent.device.as_str() || values != sent.values {
-            return Err(format!("CHANGED: {id:?} of {} is uploaded as {values} of {device}", sent.device));
-        }
-        if sent.device_ts.is_some_and(|own| own != ts) {
-            return Err(format!("CHANGED: {id:?} of {:?} is uploaded as of {ts}", sent.device_ts));
-        }
-        if !self.confirmed.contains(&id) {
-            return Err(format!("TOO EARLY: {id:?} is uploaded and the store has not confirmed it"));
-        }
-        if self.uploaded.insert(id) && sent.is_ordered {
-            self.first_uploads.entry(id.stream).or_default().push(id.number);
-        }
-        Ok(())
-    }
-
-    /// What the disk now says of readings at the hub: nothing is settled that is not there, or was rejected and rightly.
-    pub fn check_settled(&mut self, settlement: &Settlement) -> Result<(), String> {
-        for rejected in &settlement.rejected {
-            let id = self.places.get(&rejected.seq);
-            if !id.is_some_and(|id| self.sent[id].values.contains(POISON)) {
-                return Err(format!("REJECTED for nothing: {id:?}: {}", rejected.reason));
-            }
-        }
-        let through = std::iter::once((self.settled_through.next(), settlement.through));
-        for (first, last) in through.chain(settlement.beyond.iter().copied()).filter(|(f, l)| f <= l) {
-            let is_lost =
-                |id: &&ReadingId| !self.uploaded.contains(*id) && !self.sent[*id].values.contains(POISON);
-            if let Some((seq, id)) = self.places.range(first..=last).find(|(_, id)| is_lost(id)) {
-                return Err(format!("LOST: {id:?} at {} is settled and the hub does not have it", seq.0));
-            }
-        }
-        self.settled_through = self.settled_through.max(settlement.through);
-        Ok(())
-    }
-
-    /// A reading that was acknowledged and is not at the hub.
-    pub fn missing_at_hub(&self) -> Option<String> {
-        let is_missing =
-            |id: &&ReadingId| !self.uploaded.contains(id) && !self.sent[*id].values.contains(POISON);
-        self.acked.iter().find(is_missing).map(|id| format!("{id:?} has not reached the hub"))
-    }
-
-    /// Each stream has arrived in order, or as two of which each is in order.
-    pub fn check_upload_order(&self, is_one_lane: bool) -> Result<(), String> {
-        for (stream, numbers) in &self.first_uploads {
-            let lanes = lanes_of(numbers);
-            if lanes > if is_one_lane { 1 } else { 2 } {
-                return Err(format!("ORDER: stream {stream} has arrived as {numbers:?}"));
-            }
-        }
-        Ok(())
-    }
-
     // ---- what is on disk ----------------------------------------------------------------------------------
 
-    /// Reads the journal and checks that everything acknowledged is there, everything there was sent, as it was sent,
-    /// and in the order in which it was sent. Gives back how many rows there are.
-    pub fn check_journal(&mut self, options: &StoreOptions) -> Result<usize, String> {
-        let (found, corrupt_rows) = read_journal(options).map_err(|error| format!("cannot read: {error}"))?;
-        if corrupt_rows > 0 {
-            return Err(format!("{corrupt_rows} rows are damaged"));
-        }
+    /// Reads the journal and checks that everything acknowledged is there or has left it rightly, everything there was
+    /// sent, as it was sent, and in the order in which it was sent. Gives back the readings and their places.
+    pub fn check_journal(&self, options: &StoreOptions) -> Result<BTreeMap<Seq, ReadingId>, String> {
+        let disk = OnDisk::read(options)?;
         let mut first = BTreeSet::new();
         let mut latest = BTreeMap::new();
-        self.places.clear();
-        for reading in &found {
+        let mut rows = BTreeMap::new();
+        let earlier_are_gone = disk.readings.first().is_some_and(|reading| reading.seq > Seq(1));
+        for reading in &disk.readings {
             let (id, is_ordered) = self.check_row(reading)?;
-            self.places.insert(reading.seq, id);
+            rows.insert(reading.seq, id);
             let is_first = first.insert(id);
             if !is_ordered {
                 continue;
             }
             let latest = latest.entry(id.stream).or_insert(id.number);
-            if is_first && id.number < *latest {
+            // What stood before it may be gone.
+            let is_known = earlier_are_gone && self.confirmed.contains(&id);
+            if is_first && id.number < *latest && !is_known {
                 return Err(format!("ORDER: {id:?} comes after number {latest}"));
             }
             *latest = id.number.max(*latest);
         }
-        if let Some(gap) = found.windows(2).find(|pair| pair[1].seq <= pair[0].seq) {
+        if let Some(gap) = disk.readings.windows(2).find(|pair| pair[1].seq <= pair[0].seq) {
             return Err(format!("ORDER: place {} is not after {}", gap[1].seq.0, gap[0].seq.0));
         }
-        if let Some(lost) = self.acked.iter().find(|id| !first.contains(id)) {
+        let gone: BTreeSet<ReadingId> = self.gone(&rows).map(|(_, id)| id).collect();
+        if let Some(lost) = self.acked.iter().find(|id| !first.contains(id) && !gone.contains(id)) {
             return Err(format!(
                 "LOST: {lost:?} was acknowledged and is not in the journal of {} rows",
-                found.len()
+                rows.len()
             ));
         }
-        self.confirmed.extend(first);
-        Ok(found.len())
+        self.check_gone(&rows, &disk)?;
+        Ok(rows)
+    }
+
+    /// What the program finds in the journal when it starts.
+    pub fn note_found(&mut self, rows: BTreeMap<Seq, ReadingId>) {
+        self.confirmed.extend(rows.values());
+        for (seq, id) in &rows {
+            if !self.sure_places.contains(seq) {
+                self.clocks.note_found(*id);
+                self.unsure_places.insert(*seq);
+            }
+        }
+        self.places.retain(|seq, _| self.sure_places.contains(seq));
+        self.places.extend(rows);
+    }
+
+    /// Places of readings that were certainly on disk and are not.
+    fn gone(&self, rows: &BTreeMap<Seq, ReadingId>) -> impl Iterator<Item = (Seq, ReadingId)> {
+        let sure = self.sure_places.iter().map(|seq| (*seq, self.places[seq]));
+        sure.filter(|(seq, _)| !rows.contains_key(seq))
     }
 
     fn check_row(&self, reading: &StoredReading) -> Result<(ReadingId, bool), String> {
@@ -283,19 +256,27 @@ impl Ledger {
     }
 }
 
-/// How many ascending sequences `numbers` is made of, if it is made of one or two; three if of more.
-fn lanes_of(numbers: &[u64]) -> usize {
-    let (mut first, mut second) = (0, 0);
-    for number in numbers {
-        if *number > first {
-            first = *number;
-        } else if *number > second {
-            second = *number;
-        } else {
-            return 3;
+/// What the journal holds.
+struct OnDisk {
+    readings: Vec<StoredReading>,
+    /// How many readings it says were dropped: too old or without room; and rejected, without room for those.
+    dropped: u64,
+    rejected_dropped: u64,
+    /// How many it keeps of those the hub rejected.
+    rejected: u64,
+}
+
+impl OnDisk {
+    fn read(options: &StoreOptions) -> Result<Self, String> {
+        let readings = read_journal(options).map_err(|error| format!("cannot read: {error}"))?;
+        let counts =
+            read_counts(options).map_err(|error| format!("cannot read what was removed: {error}"))?;
+        let [dropped, rejected_dropped, rejected] = counts.map(i64::unsigned_abs);
+        match readings {
+            (readings, 0) => Ok(Self { readings, dropped, rejected_dropped, rejected }),
+            (_, corrupt_rows) => Err(format!("{corrupt_rows} rows are damaged")),
         }
     }
-    if second == 0 { 1 } else { 2 }
 }
 
 fn read_journal(options: &StoreOptions) -> Result<(Vec<StoredReading>, u64), StoreError> {
@@ -303,4 +284,13 @@ fn read_journal(options: &StoreOptions) -> Result<(Vec<StoredReading>, u64), Sto
     let all = Query { after: Seq(0), device: None, since: None, limit: usize::MAX, newest: false };
     let found = reader.read(&all)?;
     Ok((found, reader.corrupt_rows()))
+}
+
+fn read_counts(options: &StoreOptions) -> rusqlite::Result<[i64; 3]> {
+    let vfs = options.vfs.expect("a simulated disk");
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let db = Connection::open_with_flags_and_vfs(data_dir().buffer_path(), flags, vfs)?;
+    let counts = "SELECT coalesce((SELECT too_old + no_space FROM removed), 0),
+        coalesce((SELECT rejected FROM removed), 0), (SELECT count(*) FROM rejected)";
+    db.query_row(counts, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))
 }

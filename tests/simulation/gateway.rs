@@ -1,6 +1,10 @@
 //! The broker and its stores, driven as the event loop drives them: the same chapters in the same order, with the
 //! simulated network for sockets. Written once; whoever changes `src/event_loop` changes this.
 
+mod bounds;
+mod house;
+mod uplink;
+
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use forebay::{
@@ -9,12 +13,12 @@ use forebay::{
     identity::{DeviceGrants, Identity},
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
-    record::{Record, Settlement},
+    record::Record,
     session::{
         Batch, CloseReason,
         durable::{Change, Recovered},
     },
-    store::{BootId, Buffer, Registry, StoreError, StoreOptions},
+    store::{BootId, Budget, Buffer, Registry, StoreError, StoreOptions},
 };
 
 use crate::{
@@ -26,6 +30,7 @@ use crate::{
     uploading::Uploading,
     upstream::Upstream,
 };
+use house::House;
 
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -45,6 +50,16 @@ pub enum Sabotage {
     CommitWithoutFlush,
     /// Some change of a session is left out of every batch.
     LeaveOut(Omission),
+    /// Readings are settled that the hub has not acknowledged.
+    SettleUnacknowledged,
+    /// Readings the hub rejected are settled like any other.
+    ForgetRejected,
+    /// The hub acknowledges what it drops.
+    HubThatLies,
+    /// Readings leave the journal though the hub does not have them.
+    RemoveUnsettled,
+    /// Readings that are dropped are not counted.
+    ForgetDropped,
 }
 
 /// What is left out.
@@ -85,6 +100,14 @@ pub enum Moment {
 pub enum Turn {
     Done,
     PowerLost,
+}
+
+/// How it is set up.
+#[derive(Clone)]
+pub struct Setup {
+    pub limits: Limits,
+    pub budget: Budget,
+    pub sabotage: Sabotage,
 }
 
 /// What a turn works with.
@@ -133,6 +156,7 @@ pub struct Gateway {
     clock_check: Option<Mono>,
     running_note: Mono,
     registry_check: bool,
+    house: House,
     uploading: Option<Uploading>,
     /// When its beginning is tried again.
     begin_again: Option<Mono>,
@@ -150,14 +174,14 @@ pub struct Gateway {
 impl Gateway {
     /// Starts as `event_loop/startup.rs` does.
     pub fn start(
-        limits: Limits,
+        setup: &Setup,
         options: &StoreOptions,
         boot: &BootId,
         now: Now,
         clock: ClockState,
         seed: u64,
-        sabotage: Sabotage,
     ) -> Result<Self, StoreError> {
+        let limits = setup.limits.clone();
         let registry = Registry::open(&data_dir(), options)?;
         let buffer = Buffer::open(&data_dir(), options, boot, now, clock)?;
         let broker = new_broker(limits.clone(), registry.identities()?, buffer.recover()?, seed, now);
@@ -175,10 +199,11 @@ impl Gateway {
             clock_check: Some(now.mono + CLOCK_CHECK),
             running_note: now.mono + RUNNING_NOTE,
             registry_check: false,
+            house: House::new(setup.budget, now.mono),
             uploading: None,
             begin_again: None,
             doubtful: Vec::new(),
-            sabotage,
+            sabotage: setup.sabotage,
             power_goes: None,
             quarantine_max,
             broken: None,
@@ -198,7 +223,7 @@ impl Gateway {
     /// When the loop wakes up of its own accord.
     pub fn next_deadline(&self) -> Option<Mono> {
         let uplink = self.uploading.as_ref().and_then(|uploading| uploading.due(self.buffer.is_open()));
-        let own = [self.retry_at, self.clock_check, Some(self.running_note), uplink];
+        let own = [self.retry_at, self.clock_check, Some(self.running_note), self.house.at, uplink];
         own.into_iter().flatten().chain(self.broker.poll_timeout()).min()
     }
 
@@ -216,9 +241,7 @@ impl Gateway {
             self.reload_registry(room);
         }
         self.read(room);
-        if let (Some(uploading), Some(upstream)) = (&mut self.uploading, &mut room.upstream) {
-            uploading.read(upstream, room.net_now, room.now);
-        }
+        self.read_uplink(room);
         self.broker.handle_timeout(room.now);
         if self.is_cut(Moment::BeforeCommit, room) {
             return Turn::PowerLost;
@@ -245,10 +268,7 @@ impl Gateway {
         self.commit(room);
         self.broker.handle_shutdown(room.now);
         self.commit(room);
-        if let (Some(uploading), Some(upstream)) = (&mut self.uploading, &mut room.upstream) {
-            let last = uploading.stop(upstream, room.net_now, room.now, room.trace);
-            self.commit_settlement(last, room);
-        }
+        self.stop_uplink(room);
         self.write(room);
         self.close(room);
         if let Some(seen) = self.broker.poll_seen() {
@@ -336,13 +356,11 @@ impl Gateway {
     /// Gives back whether there was something to commit, and it was.
     fn commit(&mut self, room: &mut Room<'_>) -> bool {
         let Some((through, mut batch)) = self.broker.poll_commit() else {
-            let is_open = self.buffer.is_open();
-            let due = self.uploading.as_mut().filter(|_| is_open).and_then(|u| u.poll_settlement(true));
+            let due = self.poll_due_settlement();
             self.commit_settlement(due, room);
             return false;
         };
-        batch.settlements =
-            self.uploading.as_mut().and_then(|u| u.poll_settlement(false)).into_iter().collect();
+        batch.settlements = self.poll_settlement().into_iter().collect();
         if let Sabotage::LeaveOut(omission) = self.sabotage {
             batch.changes.retain(|change| !omission.concerns(change));
         }
@@ -350,16 +368,16 @@ impl Gateway {
             self.broker.handle_committed(through, room.now);
             room.ledger.note_confirmed(&batch.records);
             self.write(room);
-            let stored = self.buffer.append(&batch).is_ok();
+            let stored = self.append(&batch, room).is_ok();
             self.note_settled(&batch, stored, room);
             return stored;
         }
-        let outcome = self.buffer.append(&batch);
+        let outcome = self.append(&batch, room);
         self.note_settled(&batch, outcome.is_ok(), room);
         match outcome {
             Ok(()) => {
-                self.note_stored(room);
                 self.broker.handle_committed(through, room.now);
+                self.note_stored(room);
                 note!(room.trace, "{} is on disk", words(&batch));
                 room.ledger.note_confirmed(&batch.records);
                 true
@@ -382,58 +400,6 @@ impl Gateway {
         self.reopen_store(room);
     }
 
-    /// Commits what became of readings at the hub, and nothing else.
-    fn commit_settlement(&mut self, settlement: Option<Settlement>, room: &mut Room<'_>) {
-        let Some(settlement) = settlement else { return };
-        let batch = Batch { settlements: vec![settlement], ..Batch::default() };
-        let outcome = self.buffer.append(&batch);
-        self.note_settled(&batch, outcome.is_ok(), room);
-        if let Err(error) = outcome {
-            note!(room.trace, "what the hub has is not stored: {error}");
-            if !self.buffer.is_open() {
-                self.fail_store(room);
-            }
-        }
-    }
-
-    fn note_settled(&mut self, batch: &Batch, on_disk: bool, room: &mut Room<'_>) {
-        let (Some(uploading), Some(settlement)) = (&mut self.uploading, batch.settlements.first()) else {
-            return;
-        };
-        if !on_disk {
-            return uploading.uplink.handle_settle_failed(room.now);
-        }
-        room.trace.count("readings that are settled");
-        if let Err(words) = room.ledger.check_settled(settlement) {
-            self.broken = Some(words);
-        }
-        uploading.uplink.handle_settled(room.now);
-    }
-
-    fn note_stored(&mut self, room: &Room<'_>) {
-        if let Some(uploading) = &mut self.uploading {
-            uploading.uplink.handle_stored(self.buffer.last_seq(), room.now);
-        }
-    }
-
-    fn drive_uplink(&mut self, room: &mut Room<'_>) {
-        let Some(upstream) = &mut room.upstream else { return };
-        if let Some(uploading) = &mut self.uploading {
-            return uploading.serve(upstream, &mut self.buffer, (room.net_now, room.now), room.trace);
-        }
-        if !self.buffer.is_open() || self.begin_again.is_some_and(|at| at > room.now.mono) {
-            return;
-        }
-        let seed = u64::from(self.epoch) ^ room.net_now;
-        match Uploading::begin(&self.buffer, upstream, seed, room.clock.synchronised, room.now) {
-            Ok(uploading) => self.uploading = Some(uploading),
-            Err(error) => {
-                note!(room.trace, "the uplink cannot begin: {error}");
-                self.begin_again = Some(room.now.mono + Duration::from_secs(1));
-            }
-        }
-    }
-
     fn reopen_store(&mut self, room: &mut Room<'_>) {
         if !room.disk.storage().is_gone() {
             // The buffer asks the kernel to drop its copy, but has no file of its own here.
@@ -445,8 +411,9 @@ impl Gateway {
                 note!(room.trace, "the store is open again, at {}", last_seq.0);
                 self.doubtful.retain(|record| record.seq <= last_seq);
                 room.ledger.note_confirmed(&std::mem::take(&mut self.doubtful));
-                self.note_stored(room);
                 self.broker.handle_store_ready(recovered, room.now);
+                self.note_stored(room);
+                self.house.arm(room.now.mono);
                 self.retry_at = None;
                 self.retry_wait = Duration::ZERO;
             }
@@ -527,6 +494,9 @@ impl Gateway {
         if self.running_note <= room.now.mono {
             self.note_running(room);
         }
+        if self.house.at.is_some_and(|at| at <= room.now.mono) {
+            self.keep_store(room);
+        }
         if let Some(seen) = self.broker.poll_seen() {
             // Only a note for people.
             let _ = self.registry.note_seen(&seen);
@@ -548,6 +518,9 @@ impl Gateway {
         let clock = room.clock;
         let noted = self.buffer.set_clock(clock).is_ok();
         note!(room.trace, "the clock is {clock:?}, noted {noted}");
+        if noted {
+            room.ledger.clocks.note_noted(clock);
+        }
         if let Some(uploading) = self.uploading.as_mut().filter(|_| noted) {
             uploading.uplink.handle_clock(clock.synchronised, room.now);
         }
@@ -556,67 +529,6 @@ impl Gateway {
             self.fail_store(room);
         }
         self.clock_check = (!noted || !clock.synchronised).then_some(room.now.mono + CLOCK_CHECK);
-    }
-
-    // ---- bounds -------------------------------------------------------------------------------------------
-
-    /// Nobody is cut off who kept in touch.
-    fn check_timeout(&mut self, socket: &Socket, reason: CloseReason, room: &Room<'_>) {
-        let silence = room.now.mono.since(socket.last_drained);
-        if let Some(longest) = self.longest_silence(socket.link, room.network)
-            && reason == CloseReason::KeepAliveTimeout
-            && silence < longest
-        {
-            self.broken =
-                Some(format!("KEEP-ALIVE: {:?} was closed after {silence:?} of {longest:?}", socket.conn));
-        }
-    }
-
-    /// Nobody is kept who is silent for too long. [MQTT-3.1.2-24]
-    fn check_silence(&mut self, room: &Room<'_>) {
-        for socket in self.sockets.values() {
-            let silence = room.now.mono.since(socket.last_read);
-            if let Some(longest) = self.longest_silence(socket.link, room.network)
-                && silence > longest + PUT_OFF_MAX
-            {
-                self.broken =
-                    Some(format!("KEEP-ALIVE: {:?} is silent for {silence:?} of {longest:?}", socket.conn));
-            }
-        }
-    }
-
-    fn longest_silence(&self, link: LinkId, network: &Network) -> Option<Duration> {
-        let keep_alive = network.keep_alive(link)?;
-        let own = u64::from(keep_alive.seconds);
-        let seconds =
-            if keep_alive.may_be_shortened { own.min(self.limits.keep_alive_max_s.into()) } else { own };
-        Some(Duration::from_millis(seconds * 1500))
-    }
-
-    /// Nothing has grown beyond its bound, and nothing took too long or too short a time.
-    pub fn check_bounds(&mut self) -> Result<(), String> {
-        if let Some(words) = self.broken.take() {
-            return Err(words);
-        }
-        let connections = self.broker.connection_count();
-        if connections > self.limits.connections as usize {
-            return Err(format!("BOUND: {connections} connections"));
-        }
-        if connections != self.sockets.len() {
-            return Err(format!("LEAK: {connections} connections and {} sockets", self.sockets.len()));
-        }
-        // One portion is answered before the queue is looked at again, and what was held is released at once.
-        let outbox_max = self.limits.outbox_bytes as usize + 2 * READ_BYTES_PER_TURN;
-        for socket in self.sockets.values() {
-            let waiting = self.broker.output(socket.conn).map_or(0, |outbox| outbox.len());
-            if waiting > outbox_max {
-                return Err(format!("BOUND: {waiting} bytes wait for {:?}", socket.conn));
-            }
-        }
-        match self.buffer.quarantine_len() {
-            Ok(rows) if rows > self.quarantine_max => Err(format!("BOUND: {rows} payloads in quarantine")),
-            _ => Ok(()),
-        }
     }
 }
 

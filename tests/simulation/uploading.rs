@@ -5,7 +5,6 @@ use std::time::Duration;
 use forebay::{
     clock::{Mono, Now},
     limits::{UPLINK_PAGE_BYTES, UPLINK_PAGE_ROWS},
-    record::Settlement,
     store::{Buffer, StoreError, Stretch, Whose},
     uplink::{Failure, FailureKind, ReadRequest, Uplink},
 };
@@ -99,8 +98,7 @@ impl Uploading {
         let output = self.uplink.output();
         let bytes = [output.as_slices().0, output.as_slices().1].concat();
         if !bytes.is_empty() {
-            output.consume(bytes.len());
-            upstream.write(&bytes, net_now);
+            output.consume(upstream.write(&bytes, net_now));
         }
         if self.uplink.poll_close() {
             upstream.close(net_now, trace);
@@ -128,26 +126,10 @@ impl Uploading {
         }
     }
 
-    /// What became of readings, to ride in a commit that is made anyway; or, if `for_itself`, in one of its own if that is
-    /// due.
-    pub fn poll_settlement(&mut self, for_itself: bool) -> Option<Settlement> {
-        if for_itself && !self.uplink.settlement_is_due() {
-            return None;
-        }
-        self.uplink.poll_settlement()
-    }
-
-    /// Says goodbye to the hub; gives back what is to be put on disk at last.
-    pub fn stop(
-        &mut self,
-        upstream: &mut Upstream,
-        net_now: u64,
-        now: Now,
-        trace: &mut Trace,
-    ) -> Option<Settlement> {
+    /// Says goodbye to the hub; what became of readings is to be put on disk at last.
+    pub fn stop(&mut self, upstream: &mut Upstream, net_now: u64, now: Now, trace: &mut Trace) {
         self.uplink.handle_stop(now);
         self.write(upstream, net_now, trace);
         self.uplink.settle_now();
-        self.uplink.poll_settlement()
     }
 }

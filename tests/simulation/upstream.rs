@@ -1,7 +1,9 @@
-//! The hub at the far end of the uplink, and the way there: slow, cut, half open, refused; a hub that restarts, forgets
-//! to acknowledge, wants another token for a while, and does not take everything.
+//! The hub at the far end of the uplink, and the way there: slow, stalled, cut, half open, refused; a hub that restarts,
+//! forgets to acknowledge, wants another token for a while, cannot keep what it is sent, and does not take everything.
 
-use std::{collections::VecDeque, time::Duration};
+mod way;
+
+use std::time::Duration;
 
 use forebay::{
     clock::Mono,
@@ -12,9 +14,11 @@ use crate::{
     chance::Chance,
     checks::Ledger,
     faults::Faults,
-    hub::{Hub, HubConnection, HubRate, Manners, OnPoison, TooMuch, Version5},
+    gateway::Sabotage,
+    hub::{Hub, HubRate, Manners, OnPoison, TooMuch, Version5},
     trace::{Trace, note},
 };
+use way::{Established, Pace};
 
 const SECOND: u64 = 1_000_000;
 const TOKEN: &str = "the token of the gateway";
@@ -30,26 +34,28 @@ pub enum FromHub {
     Reset,
 }
 
-#[derive(Debug)]
-struct Established {
-    at_hub: HubConnection,
-    /// Bytes on their way, and when they arrive.
-    up: VecDeque<(u64, Vec<u8>)>,
-    down: VecDeque<(u64, Vec<u8>)>,
-    last_at: u64,
-    hub_has_closed: bool,
-    is_reset: bool,
-    /// Nothing arrives any more, either way, and nobody says so.
-    is_half_open: bool,
-}
-
 /// What lasts for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
+    /// There is no way, and that is said.
     Unreachable,
+    /// There is no way, and nobody says so.
+    Unanswered,
+    /// Something takes connections for a hub that is not there yet, and closes them.
+    Starting,
     OtherToken,
     NoAcknowledgements,
+    Failing,
 }
+
+const TROUBLES: [(Trouble, &str); 6] = [
+    (Trouble::Unreachable, "a hub that is not reached"),
+    (Trouble::Unanswered, "a hub that does not answer"),
+    (Trouble::Starting, "a hub that is starting"),
+    (Trouble::OtherToken, "a hub that refuses the token"),
+    (Trouble::NoAcknowledgements, "a hub that does not acknowledge"),
+    (Trouble::Failing, "a hub that cannot keep readings"),
+];
 
 /// The hub and the way there.
 pub struct Upstream {
@@ -58,34 +64,45 @@ pub struct Upstream {
     settings: Settings,
     chance: Chance,
     has_poison: bool,
-    latency_max_us: u64,
+    pace: Pace,
     link: Option<Established>,
     /// When the attempt to connect is answered.
     connecting: Option<u64>,
     trouble: Option<(Trouble, u64)>,
     noted: usize,
+    refusals: u64,
 }
 
 impl Upstream {
-    pub fn new(mut chance: Chance) -> Self {
-        let good = draw_manners(&mut chance);
+    pub fn new(sabotage: Sabotage, mut chance: Chance) -> Self {
+        let mut good = draw_manners(&mut chance);
+        if sabotage == Sabotage::HubThatLies {
+            let rate = HubRate { messages: true, count: 1, period: Duration::from_secs(5) };
+            let version_5 = Version5::RefusedInOldForm;
+            good = Manners { version_5, lies_in_old_form: true, too_much: TooMuch::Answers, ..good };
+            good.rates = vec![rate];
+            good.tells_limits = false;
+        }
         let mut settings = Settings::new(Mode::Gateway { token: Secret::new(TOKEN) });
         settings.order = if chance.coin() { Order::OldestFirst } else { Order::FreshBeside };
         settings.clock_wait = chance.coin().then(|| Duration::from_secs(chance.between(1, 60)));
         let mut hub = Hub::new(good.clone(), chance.next());
-        // Power cuts are long silences.
+        // On a slow or stalled way bytes are under way that the hub does not see.
         hub.minds_silence = false;
+        // A device whose announcement seems to have cost the connection is not announced again.
+        hub.minds_announcements = false;
         Self {
             hub,
             good,
             settings,
             has_poison: chance.below(3) == 0,
-            latency_max_us: if chance.coin() { 20_000 } else { chance.between(20_000, 2_000_000) },
+            pace: Pace::draw(&mut chance),
             chance,
             link: None,
             connecting: None,
             trouble: None,
             noted: 0,
+            refusals: 0,
         }
     }
 
@@ -94,24 +111,25 @@ impl Upstream {
         self.settings.clone()
     }
 
-    /// Whether there are readings the hub does not take: only those that can be told so.
+    /// How it behaves, for the report of a failure.
+    pub fn situation(&self) -> String {
+        format!("{:?}, {:?}, {:?}", self.good, self.settings.order, self.trouble)
+    }
+
+    /// Whether there are readings the hub does not take.
     pub fn minds_poison(&self) -> bool {
-        self.has_poison && self.good.version_5 == Version5::Spoken
+        self.has_poison
     }
 
     pub fn is_oldest_first(&self) -> bool {
         self.settings.order == Order::OldestFirst
     }
 
-    /// Everything works, and the hub is a good one.
+    /// Everything works, and the hub is a good one. What is half open stays so: that is for the uplink to find out.
     pub fn heal(&mut self) {
-        self.end_trouble();
-        self.latency_max_us = 20_000;
         self.good.acks_swallowed = 0;
-        self.hub.manners = self.good.clone();
-        if let Some(link) = &mut self.link {
-            link.is_reset |= link.is_half_open;
-        }
+        self.end_trouble();
+        self.pace = Pace::GOOD;
     }
 
     /// The machine or the program at this end is gone.
@@ -139,7 +157,7 @@ impl Upstream {
         }
         self.take_what_arrived(now, trace);
         for arrival in &self.hub.arrivals[self.noted..] {
-            ledger.note_uploaded(&arrival.device, arrival.ts, &arrival.values)?;
+            ledger.note_uploaded(arrival, self.settings.clock_wait)?;
         }
         self.noted = self.hub.arrivals.len();
         match self.hub.complaints.first() {
@@ -149,38 +167,50 @@ impl Upstream {
     }
 
     fn go_wrong(&mut self, now: u64, trace: &mut Trace) {
-        let choice = self.chance.below(7);
-        if let Some(link) = self.link.as_mut().filter(|_| choice < 3) {
-            note!(
-                trace,
-                "the way to the hub: {}",
-                ["reset", "half open", "the hub restarts"][choice as usize]
-            );
-            match choice {
-                0 => link.is_reset = true,
-                1 => {
-                    trace.count("a way to the hub that is half open");
-                    link.is_half_open = true;
+        if let Some(link) = self.link.as_mut().filter(|_| self.chance.coin()) {
+            let words = match self.chance.below(5) {
+                0 => {
+                    link.is_reset = true;
+                    "a way to the hub that is cut"
                 }
-                _ => link.hub_has_closed = true,
-            }
-            return;
+                1 => {
+                    link.is_half_open = true;
+                    "a way to the hub that is half open"
+                }
+                2 => {
+                    link.close_at_hub(&mut self.chance);
+                    "a hub that restarts"
+                }
+                3 => {
+                    let until = now + self.chance.below(TROUBLE_MAX);
+                    link.up.hold_up(until);
+                    link.down.hold_up(until);
+                    "a way to the hub that stalls"
+                }
+                _ => {
+                    link.down.hold_up(now + self.chance.below(TROUBLE_MAX));
+                    "a hub that answers late"
+                }
+            };
+            note!(trace, "{words}");
+            return trace.count(words);
         }
-        let (trouble, words) = match choice {
-            3 => (Trouble::Unreachable, "a hub that is not reached"),
-            4 => (Trouble::OtherToken, "a hub that refuses the token"),
-            5 => (Trouble::NoAcknowledgements, "a hub that does not acknowledge"),
-            _ => return,
-        };
+        let (trouble, words) = *self.chance.pick(&TROUBLES);
         self.end_trouble();
         note!(trace, "{words}");
         trace.count(words);
         self.trouble = Some((trouble, now + self.chance.below(TROUBLE_MAX)));
         match trouble {
-            Trouble::Unreachable => {}
+            Trouble::Unreachable | Trouble::Unanswered => {}
+            Trouble::Starting => self.link.iter_mut().for_each(|link| link.close_at_hub(&mut self.chance)),
             Trouble::OtherToken => "another token".clone_into(&mut self.hub.manners.token),
             Trouble::NoAcknowledgements => self.hub.manners.acknowledges = false,
+            Trouble::Failing => self.hub.manners.is_failing = true,
         }
+    }
+
+    fn is_troubled_by(&self, trouble: Trouble) -> bool {
+        self.trouble.is_some_and(|(present, _)| present == trouble)
     }
 
     fn end_trouble(&mut self) {
@@ -193,19 +223,24 @@ impl Upstream {
             return;
         };
         while !link.hub_has_closed
-            && let Some(bytes) = pop_arrived(&mut link.up, now)
+            && let Some(bytes) = link.up.pop(now)
         {
             let before = self.hub.arrivals.len();
             let reaction = self.hub.receive(&mut link.at_hub, &bytes, Mono(now));
             let taken = self.hub.arrivals.len() - before;
             if taken > 0 {
                 note!(trace, "the hub takes {taken} readings");
+                trace.count("a message the hub takes");
             }
-            link.last_at = link.last_at.max(now + self.chance.below(self.latency_max_us + 1));
+            if self.hub.refusals > std::mem::replace(&mut self.refusals, self.hub.refusals) {
+                trace.count("a message the hub does not take");
+            }
             if !reaction.bytes.is_empty() {
-                link.down.push_back((link.last_at, reaction.bytes));
+                link.down.push(reaction.bytes, now, self.pace, &mut self.chance);
             }
-            link.hub_has_closed |= reaction.closes;
+            if reaction.closes {
+                link.close_at_hub(&mut self.chance);
+            }
         }
     }
 
@@ -213,23 +248,19 @@ impl Upstream {
 
     pub fn connect(&mut self, now: u64) {
         self.link = None;
-        self.connecting = Some(now + self.chance.below(2 * self.latency_max_us + 1));
+        let is_answered = !self.is_troubled_by(Trouble::Unanswered);
+        let answered = now + self.chance.below(2 * self.pace.latency_max_us + 1);
+        self.connecting = is_answered.then_some(answered);
     }
 
     /// What became of the attempt to connect: none while nothing is known.
     pub fn attempt(&mut self, now: u64) -> Option<bool> {
         self.connecting.take_if(|at| *at <= now)?;
-        let is_reached = !matches!(self.trouble, Some((Trouble::Unreachable, _)));
+        let is_reached = !self.is_troubled_by(Trouble::Unreachable);
         if is_reached {
-            self.link = Some(Established {
-                at_hub: self.hub.accept(Mono(now)),
-                up: VecDeque::new(),
-                down: VecDeque::new(),
-                last_at: now,
-                hub_has_closed: false,
-                is_reset: false,
-                is_half_open: false,
-            });
+            let mut link = Established::new(self.hub.accept(Mono(now)));
+            link.hub_has_closed = self.is_troubled_by(Trouble::Starting);
+            self.link = Some(link);
         }
         Some(is_reached)
     }
@@ -244,13 +275,13 @@ impl Upstream {
             return FromHub::Nothing;
         }
         let mut bytes = Vec::new();
-        while let Some(more) = pop_arrived(&mut link.down, now) {
+        while let Some(more) = link.down.pop(now) {
             bytes.extend(more);
         }
         if !bytes.is_empty() {
             let cut = self.chance.below(bytes.len() as u64 + 1) as usize;
             if cut > 0 && cut < bytes.len() {
-                link.down.push_front((now, bytes.split_off(cut)));
+                link.down.put_back(bytes.split_off(cut), now);
             }
             return FromHub::Bytes(bytes);
         }
@@ -263,43 +294,38 @@ impl Upstream {
 
     /// When there is something to read, or the attempt to connect is answered.
     pub fn next_arrival(&self) -> Option<u64> {
-        let down = self.link.as_ref().and_then(|link| link.down.front()).map(|(at, _)| *at);
-        [down, self.connecting].into_iter().flatten().min()
+        let arrival = self.link.as_ref().and_then(Established::next_arrival);
+        [arrival, self.connecting].into_iter().flatten().min()
     }
 
-    pub fn write(&mut self, bytes: &[u8], now: u64) {
-        let arrival = now + self.chance.below(self.latency_max_us + 1);
-        if let Some(link) = &mut self.link {
-            let last = link.up.back().map_or(0, |(at, _)| *at);
-            link.up.push_back((arrival.max(last), bytes.to_vec()));
+    /// How many of the bytes were taken; the others find no room yet.
+    pub fn write(&mut self, bytes: &[u8], now: u64) -> usize {
+        // What is written after the end is known nowhere.
+        let Some(link) = &mut self.link else { return bytes.len() };
+        let taken = bytes.len().min(link.up.room(self.pace));
+        if taken > 0 {
+            link.up.push(bytes[..taken].to_vec(), now, self.pace, &mut self.chance);
         }
+        taken
     }
 
     /// The gateway ends the connection, or the attempt at one; what it sent arrives.
     pub fn close(&mut self, now: u64, trace: &mut Trace) {
         self.connecting = None;
         if let Some(link) = &mut self.link {
-            for (at, _) in &mut link.up {
-                *at = now;
-            }
+            link.up.flush();
         }
         self.take_what_arrived(now, trace);
         self.link = None;
     }
 }
 
-fn pop_arrived(way: &mut VecDeque<(u64, Vec<u8>)>, now: u64) -> Option<Vec<u8>> {
-    let is_there = way.front().is_some_and(|(at, _)| *at <= now);
-    if is_there { way.pop_front().map(|(_, bytes)| bytes) } else { None }
-}
-
+/// How old the hub is, and how it is set up.
 fn draw_manners(chance: &mut Chance) -> Manners {
-    let version_5 = if chance.below(3) == 0 { Version5::ClosesWithoutAWord } else { Version5::Spoken };
-    // Before 5.0 only a close can be understood.
-    let too_much = match version_5 {
-        Version5::Spoken => *chance.pick(&[TooMuch::Closes, TooMuch::AnswersAndCloses, TooMuch::Answers]),
-        _ => TooMuch::Closes,
-    };
+    let version_5 =
+        *chance.pick(&[Version5::Spoken, Version5::Spoken, Version5::Spoken, Version5::ClosesWithoutAWord]);
+    let version_5 = if chance.below(8) == 0 { Version5::RefusedInOldForm } else { version_5 };
+    let too_much = *chance.pick(&[TooMuch::Closes, TooMuch::AnswersAndCloses, TooMuch::Answers]);
     let rates = match chance.below(3) {
         0 => vec![
             HubRate { messages: true, count: chance.between(5, 50) as u32, period: Duration::from_secs(1) },
@@ -319,8 +345,10 @@ fn draw_manners(chance: &mut Chance) -> Manners {
         topic_alias_maximum: *chance.pick(&[0, 1, 10]),
         rates,
         too_much,
+        // Before 5.0 only a close can be understood; a hub that has 5.0 must never be spoken to in anything older.
+        lies_in_old_form: version_5 == Version5::Spoken,
         tells_limits: chance.coin(),
-        poison: OnPoison::Says,
+        poison: *chance.pick(&[OnPoison::Says, OnPoison::Says, OnPoison::Closes, OnPoison::Hangs]),
         acks_swallowed: *chance.pick(&[0, 0, 2]),
         acks_doubled: *chance.pick(&[0, 20]),
         ..Manners::good()

@@ -8,7 +8,7 @@ use forebay::{
 use super::{SECOND, WallClock, World, options};
 use crate::{
     faults::LOSSES,
-    gateway::{Gateway, Moment, Room, Turn},
+    gateway::{Gateway, Moment, Room, Setup, Turn},
     machine::data_dir,
     trace::note,
     upstream::Upstream,
@@ -52,8 +52,7 @@ impl World {
         let boot = BootId::new(&format!("boot-{}", self.boot));
         let (now, clock, seed) = (self.turn_time(), self.clock_state(), self.chance.next());
         self.disk.forget_cached(&data_dir().buffer_path());
-        let started =
-            Gateway::start(self.limits.clone(), &options, &boot, now, clock, seed, self.plan.sabotage);
+        let started = Gateway::start(&self.setup(), &options, &boot, now, clock, seed);
         if self.disk.storage().is_gone() {
             drop(started);
             return self.lose_power();
@@ -63,6 +62,7 @@ impl World {
                 note!(self.trace, "started in boot {}", self.boot);
                 self.network.is_listening = true;
                 self.gateway = Some(gateway);
+                self.ledger.clocks.note_noted(clock);
                 self.check_disk()
             }
             Err(error) => {
@@ -167,8 +167,16 @@ impl World {
         Now { mono, wall: Wall(mono.as_millis() + self.clock.offset_ms) }
     }
 
+    pub(super) fn note_clock(&mut self) {
+        self.ledger.clocks.set(self.boot, self.turn_time().mono, self.clock_state());
+    }
+
     pub(super) fn clock_state(&self) -> ClockState {
         ClockState { offset_ms: self.clock.offset_ms, synchronised: self.clock.synchronised }
+    }
+
+    pub(super) fn setup(&self) -> Setup {
+        Setup { limits: self.limits.clone(), budget: self.budget, sabotage: self.plan.sabotage }
     }
 
     pub(super) fn options(&self) -> StoreOptions {
