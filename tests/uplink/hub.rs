@@ -32,6 +32,10 @@ pub struct Manners {
     pub rates: Vec<HubRate>,
     /// What it does about too much.
     pub too_much: TooMuch,
+    /// Whether 3.1.1 is told by a PUBACK like any other what is dropped, as by hubs from 4.2.1; else it is closed.
+    pub lies_in_old_form: bool,
+    /// Cannot keep telemetry for now, and does what it does about too much.
+    pub is_failing: bool,
     /// Whether it answers the question for limits.
     pub tells_limits: bool,
     /// What it does with a value named `poison`.
@@ -69,7 +73,7 @@ pub struct HubRate {
 pub enum TooMuch {
     /// As hubs up to 4.2.0: closed, without a PUBACK; in 5.0 DISCONNECT 0x83 before.
     Closes,
-    /// As hubs from 4.2.1: PUBACK 0x97, then closed. In 3.1.1 that PUBACK looks like any other.
+    /// As hubs from 4.2.1: PUBACK 0x97, then closed.
     AnswersAndCloses,
     /// PUBACK 0x97, and the connection stays.
     Answers,
@@ -96,6 +100,8 @@ impl Manners {
             topic_alias_maximum: 0,
             rates: Vec::new(),
             too_much: TooMuch::Closes,
+            lies_in_old_form: false,
+            is_failing: false,
             tells_limits: true,
             poison: OnPoison::Says,
             takes_nothing: false,
@@ -403,10 +409,14 @@ impl Hub {
             self.refusals += 1;
             return self.acknowledge(packet_id, reason, version, reaction);
         }
+        if self.manners.is_failing {
+            self.refusals += 1;
+            return self.drop_one(packet_id, ReasonCode::UnspecifiedError, version, reaction);
+        }
         let points = readings.iter().map(|reading| reading.values.matches(':').count() as u32).sum();
         if !self.takes_at_this_rate(points, now) {
             self.refusals += 1;
-            return self.on_too_much(packet_id, version, reaction);
+            return self.drop_one(packet_id, ReasonCode::QuotaExceeded, version, reaction);
         }
         self.messages += 1;
         self.arrivals.extend(readings);
@@ -420,24 +430,25 @@ impl Hub {
         }
     }
 
-    fn on_too_much(&mut self, packet_id: PacketId, version: ProtocolVersion, reaction: &mut Reaction) {
-        // What hubs do to 3.1.1 here is a lie nobody can see through: a PUBACK like any other. This one is honest.
-        let too_much = if version == ProtocolVersion::V5 { self.manners.too_much } else { TooMuch::Closes };
-        match too_much {
-            TooMuch::Closes => {
-                if version == ProtocolVersion::V5 {
-                    let (reason, properties) =
-                        (ReasonCode::ImplementationSpecificError, forebay::mqtt::Properties::EMPTY);
-                    say(&Packet::Disconnect(Disconnect { reason, properties }), version, reaction);
-                }
-                reaction.closes = true;
-            }
-            TooMuch::AnswersAndCloses => {
-                self.acknowledge(packet_id, ReasonCode::QuotaExceeded, version, reaction);
-                reaction.closes = true;
-            }
-            TooMuch::Answers => self.acknowledge(packet_id, ReasonCode::QuotaExceeded, version, reaction),
+    fn drop_one(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        version: ProtocolVersion,
+        reaction: &mut Reaction,
+    ) {
+        let is_old = version < ProtocolVersion::V5;
+        let too_much =
+            if is_old && !self.manners.lies_in_old_form { TooMuch::Closes } else { self.manners.too_much };
+        if too_much != TooMuch::Closes {
+            // In 3.1.1 there is no room for the reason.
+            self.acknowledge(packet_id, reason, version, reaction);
+        } else if !is_old && reason == ReasonCode::QuotaExceeded {
+            let (reason, properties) =
+                (ReasonCode::ImplementationSpecificError, forebay::mqtt::Properties::EMPTY);
+            say(&Packet::Disconnect(Disconnect { reason, properties }), version, reaction);
         }
+        reaction.closes |= too_much != TooMuch::Answers;
     }
 
     fn acknowledge(
