@@ -31,3 +31,4 @@ mod systemd_unit;
 mod uplink;
 mod uplink_devices;
 mod uplink_hub;
+mod wall_clock;
