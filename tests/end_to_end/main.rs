@@ -5,6 +5,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "each test binary uses its own part of the hub")]
+#[path = "../hub/mod.rs"]
+mod hub;
+#[allow(dead_code, reason = "each test binary uses its own part of the hub")]
+#[path = "../hub/served.rs"]
+mod served_hub;
+
 mod certificates;
 mod configuration;
 mod credentials;
@@ -23,3 +30,5 @@ mod status;
 mod systemd_unit;
 mod uplink;
 mod uplink_devices;
+mod uplink_hub;
+mod wall_clock;
