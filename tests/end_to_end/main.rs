@@ -17,6 +17,7 @@ mod configuration;
 mod credentials;
 mod durability;
 mod durable_sessions;
+mod full_disk;
 mod lifecycle;
 mod local_clients;
 mod not_offered;
