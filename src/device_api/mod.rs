@@ -9,11 +9,14 @@
 //! strict_json    one level of strict JSON          number         decimal numbers and their bounds
 //! ```
 //!
-//! [`gateway`] is the other direction: what we say to the hub ourselves.
+//! [`gateway`] is the other direction: what we say to the hub ourselves. [`downlink`] is what it sends to
+//! devices, and [`own_topics`] what they may subscribe to for that.
 
+pub mod downlink;
 pub mod gateway;
 pub mod lenient_json;
 pub mod number;
+pub mod own_topics;
 mod strict_json;
 pub mod telemetry;
 pub mod topics;
