@@ -8,6 +8,7 @@
 //! poll_commit -> the store -> handle_committed               or handle_commit_failed, handle_store_ready
 //! poll_output -> output / consume_output                     what may now be sent
 //! poll_close -> handle_closed                                whose slot may be used again
+//! poll_trial -> the hub -> handle_trial                      whether it knows a token nobody here has
 //! wants_report -> handle_report                              if somebody listens to how everything is doing
 //! poll_timeout                                               how long to sleep
 //! ```
@@ -23,6 +24,7 @@ mod durability;
 mod gauges;
 mod ingest;
 mod invariants;
+mod learning;
 mod notices;
 mod pacing;
 pub mod rates;
@@ -36,6 +38,7 @@ mod subscribing;
 pub mod subscription_tree;
 mod sys_publishing;
 pub mod sys_topics;
+mod trials;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -68,6 +71,8 @@ use sessions::Sessions;
 use subscription_tree::SubscriptionTree;
 use sys_publishing::Newcomer;
 use sys_topics::SysTopics;
+use trials::Trials;
+pub use trials::{Ask, TrialId, Verdict};
 
 /// How long a connection without CONNECT is safe from making room for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -83,6 +88,7 @@ enum Deadline {
     Packet(ConnId),
     Silence(ConnId),
     Wait(ConnId),
+    Trial(ConnId),
     Pause(IdentityId),
     SessionEnd(SessionSlot),
     Will(SessionSlot),
@@ -115,6 +121,12 @@ pub struct Counters {
     pub messages_refused: u64,
     /// CONNECTs refused.
     pub connects_refused: u64,
+    /// Devices enrolled because the hub knows their tokens.
+    pub devices_learned: u64,
+    /// Tokens unknown here that the hub does not know either.
+    pub tokens_rejected: u64,
+    /// Trials of unknown tokens that came to no verdict.
+    pub trials_undecided: u64,
     /// Connections ended for something the peer did wrong.
     pub connections_faulted: u64,
     /// Batches on disk.
@@ -185,6 +197,7 @@ pub struct Broker {
     unauthenticated: BTreeSet<(Mono, ConnId)>,
     per_address: HashMap<IpAddr, u32>,
     refusals: Refusals,
+    trials: Trials,
     rates: Rates,
     notices: Notices,
     counters: Counters,
@@ -233,6 +246,7 @@ impl Broker {
             unauthenticated: BTreeSet::new(),
             per_address: HashMap::new(),
             refusals: Refusals::default(),
+            trials: Trials::default(),
             rates: Rates::default(),
             notices: Notices::default(),
             counters: Counters::default(),
@@ -319,6 +333,10 @@ impl Broker {
         match &connection.phase {
             Phase::Waiting | Phase::Closing => false,
             Phase::AwaitingConnect | Phase::Waited => self.may_read(connection),
+            // Only to notice that it gives up.
+            Phase::Held { .. } => {
+                self.may_read(connection) && connection.partial.len() <= self.limits.connect_bytes as usize
+            }
             Phase::Active(client) => {
                 let only_publishes = || {
                     self.sessions
@@ -497,6 +515,7 @@ impl Broker {
                 Deadline::Packet(conn) => self.on_packet_late(conn, now),
                 Deadline::Silence(conn) => self.on_silence(conn, now),
                 Deadline::Wait(conn) => self.on_wait_over(conn, now),
+                Deadline::Trial(conn) => self.on_trial_late(conn, now),
                 Deadline::Pause(identity) => self.on_pause_over(identity, now),
                 Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
                 Deadline::Will(slot) => self.on_will_due(slot, now),

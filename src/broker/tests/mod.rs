@@ -4,6 +4,7 @@ mod closing;
 mod connecting;
 mod delivering;
 mod durable;
+mod learning;
 mod pacing;
 mod publishing;
 mod retaining;
