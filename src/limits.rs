@@ -287,6 +287,36 @@ pub const KEPT_TOKENS_BYTES_MAX: u64 = 16 << 20;
 pub const UPLINK_DEVICE_LANE_ROWS: usize = 256;
 /// Bytes of values held in memory for one lane of such a connection; one reading may go beyond them.
 pub const UPLINK_DEVICE_LANE_BYTES: usize = 32 * 1024;
+/// Trials of unknown tokens at the hub at once.
+pub const TRIALS_AT_ONCE: usize = 4;
+/// How long one may take, and how long a CONNECT may wait for one.
+pub const TRIAL_TIME: Duration = Duration::from_secs(10);
+/// CONNECTs that wait for a trial; more are told to come again.
+pub const TRIAL_CONNECTS_MAX: usize = 64;
+/// The same from one address.
+pub const TRIAL_CONNECTS_PER_ADDRESS_MAX: usize = 16;
+/// Trials begun in a minute.
+pub const TRIALS_PER_MIN: u32 = 120;
+/// Trials begun in a minute for one address.
+pub const TRIALS_PER_ADDRESS_PER_MIN: u32 = 60;
+/// Trials may come as many at once as in so many seconds.
+pub const TRIAL_BURST_S: u64 = 10;
+/// Trials the hub may reject at once: hubs shut out an address, and ours is everybody's, after ten in a row.
+pub const TRIALS_REJECTED_MAX: u32 = 5;
+/// After which time one of them is forgiven.
+pub const TRIAL_FORGIVEN: Duration = Duration::from_secs(30);
+/// Tokens remembered because the hub has rejected them, or was not clear about them.
+pub const TRIED_TOKENS_MAX: usize = 1000;
+/// How long a token is remembered that the hub has rejected.
+pub const TRIAL_REJECTED_SPAN: Duration = Duration::from_secs(600);
+/// How long a token is remembered that the hub was not clear about.
+pub const TRIAL_UNDECIDED_SPAN: Duration = Duration::from_secs(5);
+/// How long no token is tried after the hub could not be reached.
+pub const TRIAL_PAUSE: Duration = Duration::from_secs(5);
+/// The shortest token that is tried, in bytes.
+pub const TRIED_TOKEN_BYTES_MIN: usize = 8;
+/// Devices learnt from the hub.
+pub const LEARNED_DEVICES_MAX: u32 = 10_000;
 /// Stretches of settled readings with gaps before them that are kept on disk.
 pub const UPLINK_STRETCHES: usize = 64;
 /// Stretches that are kept over a lost connection: each lane may have one between any two of its readings.
@@ -341,6 +371,7 @@ pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
 pub const UPLINK_NOTICES: usize = 16;
 
 const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
+const _: () = assert!(TRIAL_CONNECTS_PER_ADDRESS_MAX < TRIAL_CONNECTS_MAX);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
 const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);

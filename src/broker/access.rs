@@ -44,6 +44,18 @@ impl IdentityTable {
         found.filter(|device| equal && device.enabled)
     }
 
+    /// Whether somebody has `token`, let in or not.
+    pub fn knows(&self, token: &TokenHash) -> bool {
+        self.by_hash.contains_key(token)
+    }
+
+    /// Adds a device that has just been enrolled.
+    pub fn add(&mut self, device: Identity) {
+        self.by_hash.insert(device.token_hash, device.id);
+        self.by_name.insert(device.name.clone(), device.id);
+        self.entries.insert(device.id, Entry { device, connections: Vec::new(), seen: None });
+    }
+
     /// The identity `id`, if it is let in.
     pub fn enabled(&self, id: IdentityId) -> Option<&Identity> {
         self.entries.get(&id).map(|entry| &entry.device).filter(|device| device.enabled)

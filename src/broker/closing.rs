@@ -19,7 +19,8 @@ impl Broker {
         }
         connection.partial = Vec::new();
         for deadline in
-            [Deadline::Connect(conn), Deadline::Packet(conn), Deadline::Silence(conn), Deadline::Wait(conn)]
+            [Deadline::Connect, Deadline::Packet, Deadline::Silence, Deadline::Wait, Deadline::Trial]
+                .map(|of| of(conn))
         {
             self.deadlines.cancel(deadline);
         }
@@ -28,6 +29,10 @@ impl Broker {
                 let name = self.sessions.get(client.session).map(|session| session.name.clone());
                 self.end_client(conn, &client, reason, now);
                 name
+            }
+            Phase::Held { trial, .. } => {
+                self.trials.leave(trial, conn);
+                None
             }
             Phase::AwaitingConnect | Phase::Waiting | Phase::Waited | Phase::Closing => {
                 self.forget_waiting(conn);

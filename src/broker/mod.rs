@@ -10,6 +10,7 @@
 //! poll_close -> handle_closed                                whose slot may be used again
 //! handle_downlink, handle_rpc_room                           what comes from the hub, and goes there
 //! poll_rpc_answer, poll_presence                             without the journal
+//! poll_trial -> the hub -> handle_trial                      whether it knows a token nobody here has
 //! wants_report -> handle_report                              if somebody listens to how everything is doing
 //! poll_timeout                                               how long to sleep
 //! ```
@@ -26,6 +27,7 @@ mod durability;
 mod gauges;
 mod ingest;
 mod invariants;
+mod learning;
 mod notices;
 mod pacing;
 pub mod rates;
@@ -39,6 +41,7 @@ mod subscribing;
 pub mod subscription_tree;
 mod sys_publishing;
 pub mod sys_topics;
+mod trials;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -73,6 +76,8 @@ use sessions::Sessions;
 use subscription_tree::SubscriptionTree;
 use sys_publishing::Newcomer;
 use sys_topics::SysTopics;
+use trials::Trials;
+pub use trials::{Ask, TrialId, Verdict};
 
 /// How long a connection without CONNECT is safe from making room for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -89,6 +94,7 @@ enum Deadline {
     Silence(ConnId),
     Wait(ConnId),
     Pause(Publisher),
+    Trial(ConnId),
     SessionEnd(SessionSlot),
     Will(SessionSlot),
     Retained,
@@ -120,6 +126,12 @@ pub struct Counters {
     pub messages_refused: u64,
     /// CONNECTs refused.
     pub connects_refused: u64,
+    /// Devices enrolled because the hub knows their tokens.
+    pub devices_learned: u64,
+    /// Tokens unknown here that the hub does not know either.
+    pub tokens_rejected: u64,
+    /// Trials of unknown tokens that came to no verdict.
+    pub trials_undecided: u64,
     /// Connections ended for something the peer did wrong.
     pub connections_faulted: u64,
     /// Batches on disk.
@@ -196,6 +208,7 @@ pub struct Broker {
     unauthenticated: BTreeSet<(Mono, ConnId)>,
     per_address: HashMap<IpAddr, FromAddress>,
     refusals: Refusals,
+    trials: Trials,
     rates: Rates,
     notices: Notices,
     counters: Counters,
@@ -245,6 +258,7 @@ impl Broker {
             unauthenticated: BTreeSet::new(),
             per_address: HashMap::new(),
             refusals: Refusals::default(),
+            trials: Trials::default(),
             rates: Rates::default(),
             notices: Notices::default(),
             counters: Counters::default(),
@@ -332,6 +346,10 @@ impl Broker {
         match &connection.phase {
             Phase::Waiting | Phase::Closing => false,
             Phase::AwaitingConnect | Phase::Waited => self.may_read(connection),
+            // Only to notice that it gives up.
+            Phase::Held { .. } => {
+                self.may_read(connection) && connection.partial.len() <= self.limits.connect_bytes as usize
+            }
             Phase::Active(client) => {
                 let only_publishes = || {
                     self.sessions
@@ -511,6 +529,7 @@ impl Broker {
                 Deadline::Silence(conn) => self.on_silence(conn, now),
                 Deadline::Wait(conn) => self.on_wait_over(conn, now),
                 Deadline::Pause(publisher) => self.on_pause_over(publisher, now),
+                Deadline::Trial(conn) => self.on_trial_late(conn, now),
                 Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
                 Deadline::Will(slot) => self.on_will_due(slot, now),
                 Deadline::Retained => self.on_retained_expired(now),
