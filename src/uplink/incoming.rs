@@ -114,7 +114,10 @@ impl Uplink {
     }
 
     fn on_let_in(&mut self, connack: &ConnAck<'_>, version: ProtocolVersion) {
-        self.versions.on_answer(version, self.now.mono);
+        if !self.versions.on_answer(version, self.now.mono) {
+            let words = "the hub is there in MQTT 3.1.1, which hides what it refuses: 5.0 is tried once more";
+            return self.lose(words, Blame::Link, Pause::BackOff);
+        }
         let connection = match Connection::new(connack, version, &self.settings, self.now.mono) {
             Ok(connection) => connection,
             Err(words) => return self.refuse(words.to_owned(), true),
