@@ -58,17 +58,11 @@ impl Uplink {
             return None;
         }
         let body = bytes.get(header.header_bytes..header.frame_bytes())?;
-        match decode(header, body, self.answer_version(header, version)) {
+        match decode(header, body, answer_version(header, version)) {
             Ok(packet) => self.on_packet(&packet),
             Err(error) => self.lose_for_nonsense(&error.to_string()),
         }
         Some(header.frame_bytes())
-    }
-
-    /// The version of a packet: a hub that does not have 5.0 refuses it in the form it has. [3.1.1 §3.2.2.3]
-    fn answer_version(&self, header: Header, version: ProtocolVersion) -> ProtocolVersion {
-        let is_old = header.packet_type == PacketType::ConnAck && header.body_bytes == 2;
-        if is_old { ProtocolVersion::V311 } else { version }
     }
 
     fn on_packet(&mut self, packet: &Packet<'_>) {
@@ -270,8 +264,14 @@ impl Uplink {
     }
 }
 
+/// The version of a packet: a hub that does not have 5.0 refuses it in the form it has. [3.1.1 §3.2.2.3]
+pub(super) fn answer_version(header: Header, version: ProtocolVersion) -> ProtocolVersion {
+    let is_old = header.packet_type == PacketType::ConnAck && header.body_bytes == 2;
+    if is_old { ProtocolVersion::V311 } else { version }
+}
+
 /// What the hub said, in words: the code's, its number, and the hub's own if it has any.
-fn with_reason(who: &str, reason: ReasonCode, own_words: Option<&str>) -> String {
+pub(super) fn with_reason(who: &str, reason: ReasonCode, own_words: Option<&str>) -> String {
     let own_words = own_words.map(|words| format!(", {}", fit_for_people(words))).unwrap_or_default();
     format!("{who} says: {reason} (0x{:02X}){own_words}", reason.as_byte())
 }

@@ -25,7 +25,8 @@
 //! ```
 //!
 //! `uploader` has the readings, `picking` says which go next, `flight` what is on its way, `pacing` how fast it may go,
-//! `poison` which reading is to blame; `incoming` and `outgoing` are the packets.
+//! `poison` which reading is to blame; `incoming` and `outgoing` are the packets. `trial` is a connection that carries
+//! nothing: it asks whether the hub knows a token.
 
 mod backoff;
 mod connection;
@@ -45,6 +46,7 @@ mod poison;
 pub mod settings;
 mod settled;
 pub mod status;
+pub mod trial;
 mod uploader;
 mod versions;
 
@@ -62,6 +64,7 @@ use crate::{
 pub use failure::{Failure, FailureKind};
 pub use settings::{Mode, Order, RateTexts, Secret, Settings};
 pub use status::{Notice, State, Status};
+pub use trial::{Finding, Trial};
 
 use backoff::Backoff;
 use connection::{Connection, Due, Phase};

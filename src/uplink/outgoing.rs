@@ -12,38 +12,51 @@ use crate::{
 };
 
 use super::{
-    Link, Uplink,
+    Link, Settings, Uplink,
     connection::{Naming, Phase},
     ending::{Blame, Pause},
     flight::Content,
     picking::{Next, Parcel, Wait},
 };
 
+/// CONNECT of a client that wants no session and no packet larger than we take.
+pub(super) fn connect_bytes(
+    version: ProtocolVersion,
+    client_id: &str,
+    keep_alive_s: u16,
+    user_name: Option<&str>,
+    password: Option<&str>,
+) -> Vec<u8> {
+    let mut properties = PropertiesBuf::new();
+    if version == ProtocolVersion::V5 {
+        properties.push(Property::MaximumPacketSize(UPLINK_INCOMING_BYTES_MAX as u32));
+    }
+    let connect = Packet::Connect(Connect {
+        version,
+        clean: true,
+        keep_alive_s,
+        client_id,
+        will: None,
+        user_name,
+        // Before 5.0 there is no password without a user name. [MQTT-3.1.2-22]
+        password: password
+            .filter(|_| user_name.is_some() || version == ProtocolVersion::V5)
+            .map(str::as_bytes),
+        properties: properties.as_properties(),
+    });
+    let mut bytes = Vec::new();
+    let written = encode(&connect, version, &mut bytes);
+    written.expect("the configuration bounds names and tokens");
+    bytes
+}
+
 impl Uplink {
     /// CONNECT: who we are, in the version whose turn it is.
     pub(super) fn greet(&mut self) {
         let version = self.versions.next(self.now.mono);
         let (user_name, password) = self.settings.mode.credentials();
-        let mut properties = PropertiesBuf::new();
-        if version == ProtocolVersion::V5 {
-            properties.push(Property::MaximumPacketSize(UPLINK_INCOMING_BYTES_MAX as u32));
-        }
-        let connect = Packet::Connect(Connect {
-            version,
-            clean: true,
-            keep_alive_s: self.settings.keep_alive_s,
-            client_id: &self.settings.client_id,
-            will: None,
-            user_name,
-            // Before 5.0 there is no password without a user name. [MQTT-3.1.2-22]
-            password: password
-                .filter(|_| user_name.is_some() || version == ProtocolVersion::V5)
-                .map(str::as_bytes),
-            properties: properties.as_properties(),
-        });
-        let mut bytes = Vec::new();
-        let written = encode(&connect, version, &mut bytes);
-        written.expect("the configuration bounds names and tokens");
+        let Settings { client_id, keep_alive_s, .. } = &self.settings;
+        let bytes = connect_bytes(version, client_id, *keep_alive_s, user_name, password);
         self.people.bytes_sent += bytes.len() as u64;
         self.output.push(&bytes);
         let until = self.now.mono + self.uploader.flight.ack_timeout();
