@@ -13,6 +13,8 @@ use super::strict_json::split_token;
 
 /// Where a gateway tells that a device is there.
 pub const CONNECT_TOPIC: &str = "v1/gateway/connect";
+/// Where a gateway tells that a device is gone.
+pub const DISCONNECT_TOPIC: &str = "v1/gateway/disconnect";
 /// Where a gateway sends readings.
 pub const TELEMETRY_TOPIC: &str = "v1/gateway/telemetry";
 /// Where a device asks for its limits.

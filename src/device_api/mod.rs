@@ -9,11 +9,14 @@
 //! strict_json    one level of strict JSON          number         decimal numbers and their bounds
 //! ```
 //!
+//! [`gateway_messages`] is what a gateway says of the devices behind it, and [`session_limits`] a device's first question.
 //! [`gateway`] is the other direction: what we say to the hub ourselves.
 
 pub mod gateway;
+pub mod gateway_messages;
 pub mod lenient_json;
 pub mod number;
+pub mod session_limits;
 mod strict_json;
 pub mod telemetry;
 pub mod topics;
