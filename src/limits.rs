@@ -181,8 +181,10 @@ impl Limits {
     }
 }
 
-/// Levels of nesting in a telemetry payload, the outermost counted.
+/// Levels of nesting in the values of one reading, the outermost counted.
 pub const JSON_DEPTH_MAX: usize = 16;
+/// Levels of nesting in a telemetry payload: around the values there may be a list, a time, and a gateway's names.
+pub const JSON_MESSAGE_DEPTH_MAX: usize = JSON_DEPTH_MAX + 3;
 /// Keys in one object of values.
 pub const JSON_KEYS_MAX: usize = 256;
 /// Characters of one key.
@@ -196,6 +198,12 @@ pub const JSON_EXPONENT_MAX: u32 = 308;
 /// Last millisecond of the year 9999: the latest time a device may give.
 pub const DEVICE_TS_MAX: i64 = 253_402_300_799_999;
 
+/// Devices in one message of a gateway.
+pub const GATEWAY_DEVICES_PER_MESSAGE: usize = JSON_KEYS_MAX;
+/// Devices that are known through gateways only, all together: each has a place in the journal for good.
+pub const GATEWAY_DEVICES_MAX: usize = 10_000;
+/// Of the largest packet, what the largest payload told to a device leaves for all else.
+pub const PUBLISH_OVERHEAD_BYTES: u32 = 64;
 /// Connections accepted from one listener in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes read from one connection in one turn; what is left is read in the next, after everybody else.
