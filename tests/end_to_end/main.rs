@@ -10,6 +10,7 @@ mod configuration;
 mod credentials;
 mod durability;
 mod durable_sessions;
+mod learning;
 mod lifecycle;
 mod local_clients;
 mod not_offered;
