@@ -30,6 +30,8 @@ pub struct Report {
     pub dropped: BTreeMap<String, u64>,
     /// The way to the hub; `None` if none is configured.
     pub uplink: Option<UplinkReport>,
+    /// Devices the hub was asked about; `None` if it is not asked.
+    pub learning: Option<LearningReport>,
     /// Who is connected.
     pub clients: ClientsReport,
     /// What was received and sent.
@@ -138,6 +140,18 @@ pub struct UplinkReport {
     pub bytes_sent: u64,
     /// Connections the hub has let in, since the start.
     pub connections: u64,
+}
+
+/// What came of asking the hub about tokens nobody here has, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LearningReport {
+    /// Devices enrolled because the hub knows their tokens.
+    pub learned: u64,
+    /// Tokens the hub does not know either.
+    pub rejected: u64,
+    /// Trials without a verdict; the devices were asked to come again.
+    pub undecided: u64,
 }
 
 /// Who is connected.

@@ -6,7 +6,10 @@ use crate::{
     broker::{Counters, Gauges},
     clock::{Mono, Now},
     record::Outbound,
-    report::{ClientsReport, ClockReport, LastError, MessagesReport, Report, StoreReport, UplinkReport},
+    report::{
+        ClientsReport, ClockReport, LastError, LearningReport, MessagesReport, Report, StoreReport,
+        UplinkReport,
+    },
     store::{Losses, StoreError, Stretch},
     uplink::Status,
 };
@@ -58,6 +61,7 @@ impl EventLoop {
             store: self.store_report(&counters, now),
             dropped: dropped(&self.buffer.lost()),
             uplink: self.uplink_report(now),
+            learning: self.uploading.learning.is_on().then(|| learning_report(&counters)),
             clients: clients_report(&counters, &gauges),
             messages: messages_report(&counters, &gauges),
         };
@@ -165,6 +169,14 @@ fn clients_report(counters: &Counters, gauges: &Gauges) -> ClientsReport {
         offline: gauges.sessions_offline,
         refused: counters.connects_refused,
         faulted: counters.connections_faulted,
+    }
+}
+
+fn learning_report(counters: &Counters) -> LearningReport {
+    LearningReport {
+        learned: counters.devices_learned,
+        rejected: counters.tokens_rejected,
+        undecided: counters.trials_undecided,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
 
 use super::{
     EventLoop, RESOLVER, UPLINK, UPLINK_FILE,
+    learning::Learning,
     uplink_devices::DeviceUplinks,
     uplink_link::HubPlace,
     uplink_running::{RETRY, Running, whose},
@@ -37,6 +38,8 @@ pub struct UplinkSetup {
     pub everybody: Option<Settings>,
     /// How that of a device that is forwarded as itself behaves; none if no device is.
     pub device: Option<DeviceSettings>,
+    /// How our client id begins when a token unknown here is tried; none if tokens are not.
+    pub trial_client_id: Option<String>,
     /// Changes if anything in the settings or in the files they name does.
     pub fingerprint: [u8; 32],
 }
@@ -60,15 +63,16 @@ impl UplinkSource {
 pub(super) struct Uploading {
     source: UplinkSource,
     watch: Option<FileWatch>,
-    resolver: Resolver,
+    pub(super) resolver: Resolver,
     /// What is in force.
-    setup: Option<Rc<UplinkSetup>>,
+    pub(super) setup: Option<Rc<UplinkSetup>>,
     /// Everybody's uplink has not begun yet, for the store must tell first where to go on.
     is_waiting: bool,
     /// When that is tried again.
     begin_again: Option<Mono>,
     running: Option<Running>,
     pub(super) devices: DeviceUplinks,
+    pub(super) learning: Learning,
     /// Why there is none although there should be.
     trouble: Option<String>,
 }
@@ -98,6 +102,7 @@ impl Uploading {
             begin_again: None,
             running: None,
             devices: DeviceUplinks::new(dir, connections_max),
+            learning: Learning::new(),
             trouble: None,
         };
         uploading.load();
@@ -177,13 +182,14 @@ impl Uploading {
 
     /// Whether the next turn has something to do at once.
     pub(super) fn is_busy(&self, store_is_open: bool) -> bool {
-        self.all().any(|running| running.is_busy(store_is_open))
+        self.learning.is_busy() || self.all().any(|running| running.is_busy(store_is_open))
     }
 
     /// When it wants to be looked at.
     pub(super) fn deadline(&self) -> Option<Mono> {
         let begin = self.begin_again.filter(|_| self.is_waiting);
-        self.all().map(Running::due).chain([begin, self.devices.deadline()]).flatten().min()
+        let others = [begin, self.devices.deadline(), self.learning.deadline()];
+        self.all().map(Running::due).chain(others).flatten().min()
     }
 
     /// What became of readings, to ride in a commit that is made anyway.
@@ -254,6 +260,7 @@ impl Uploading {
             for running in self.all_mut() {
                 running.on_answer(&answer, poll, now);
             }
+            self.learning.on_answer(&answer, poll, now);
         }
     }
 

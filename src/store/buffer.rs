@@ -251,6 +251,17 @@ impl Buffer {
             .map_err(|e| Attempt::new("read the marks of devices in", &self.path).sql(e))
     }
 
+    /// Whether there are, or were, readings of a device called `name`.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn has_heard_of(&self, name: &DeviceName) -> Result<bool, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        own_marks::number(connection, name)
+            .map(|number| number.is_some())
+            .map_err(|e| Attempt::new("look a device up in", &self.path).sql(e))
+    }
+
     /// Each of `devices` has a mark of its own from now on, which begins where everybody's is.
     ///
     /// To be called before the readings of these devices are left out of what everybody's uplink reads.

@@ -324,3 +324,18 @@ fn while_the_store_is_out_of_order_nobody_is_learnt() {
     let conn = world.knock(4, NEW_TOKEN);
     assert_eq!((world.refusal(conn), world.asked().is_none()), (Some(Refusal::Undecided), true));
 }
+
+#[test]
+fn a_store_that_fails_or_a_broker_that_stops_leaves_nobody_held() {
+    let mut world = learning();
+    let (conn, other) = (world.knock(5, NEW_TOKEN), world.knock(5, "OTHERTOKEN"));
+    let ask = world.asked().expect("a question");
+    world.store_works = false;
+    let pump = world.pump();
+    world.send(pump, &publish(4, 1, "{\"a\":1}"));
+    world.commit();
+    world.told(&ask, learned(NEW_TOKEN));
+    assert_eq!(world.refusal(conn), Some(Refusal::StoreUnavailable), "it is known from now on");
+    world.broker.handle_shutdown(world.now);
+    assert_eq!(world.closed(other), Some(CloseReason::ShuttingDown));
+}
