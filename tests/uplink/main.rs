@@ -1,10 +1,12 @@
 //! The uplink against a model hub: its whole public surface, in simulated time.
 
 mod devices;
+mod downlink;
 mod hub;
 mod links;
 mod manners;
 mod poison;
+mod presence;
 mod random;
 mod uploads;
 mod world;
