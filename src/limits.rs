@@ -331,9 +331,25 @@ pub const UPLINK_STRETCHES: usize = 64;
 pub const UPLINK_STRETCHES_IN_MEMORY: usize = 4 * UPLINK_LANE_ROWS;
 /// Readings set aside at once until it is clear whether it is they or the hub.
 pub const UPLINK_SUSPECTS: usize = 8;
+/// Messages of the hub for devices that wait for the end of the turn.
+pub const UPLINK_DOWNLINKS: usize = 1024;
+/// Bytes of their payloads; one may go beyond them.
+pub const UPLINK_DOWNLINK_BYTES: usize = 256 * 1024;
+/// Answers of devices to commands that wait for their way to the hub.
+pub const UPLINK_RPC_ANSWERS: usize = 64;
+/// Their bytes; one answer may go beyond them.
+pub const UPLINK_RPC_ANSWER_BYTES: usize = 256 * 1024;
+/// Devices of which it is kept whether they are here, and whether the hub knows.
+pub const UPLINK_PRESENT_DEVICES: usize = 65_536;
+/// Messages on their way at once that say who has come and gone.
+pub const UPLINK_PRESENCE_WINDOW: usize = 8;
+/// How long a device is gone before the hub is told: it may be back at once, and what it sent last is not on disk yet.
+pub const UPLINK_GONE_WAIT: Duration = Duration::from_secs(2);
+/// Devices looked at for one that has gone and left nothing to send.
+pub const UPLINK_GONE_LOOKS: usize = 64;
 /// Topics the hub is given numbers for.
 pub const UPLINK_TOPIC_ALIASES: u16 = 16;
-/// Devices whose own rate is watched, and whose names the hub was told.
+/// Devices whose own rate is watched.
 pub const UPLINK_DEVICES: usize = 4096;
 /// Seconds of silence after which a PINGREQ is sent.
 pub const UPLINK_KEEP_ALIVE_S: u16 = 60;
