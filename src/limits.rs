@@ -143,6 +143,8 @@ limits! {
     device_publishes_per_s: 0 in 0..=1_000_000;
     /// Messages one local client may publish in a second; beyond it as above.
     client_publishes_per_s: 0 in 0..=1_000_000;
+    /// Messages of all who connect from one address in a second, programs on the gateway included; beyond it as above.
+    publishes_per_address_per_s: 0 in 0..=1_000_000;
     /// Refused CONNECTs one address may send at full speed; each further one makes its next wait longer.
     refusals_per_address: 10 in 1..=1_000_000;
     /// Seconds after which one refused CONNECT of an address is forgiven.
@@ -179,8 +181,10 @@ impl Limits {
     }
 }
 
-/// Levels of nesting in a telemetry payload, the outermost counted.
+/// Levels of nesting in the values of one reading, the outermost counted.
 pub const JSON_DEPTH_MAX: usize = 16;
+/// Levels of nesting in a telemetry payload: around the values there may be a list, a time, and a gateway's names.
+pub const JSON_MESSAGE_DEPTH_MAX: usize = JSON_DEPTH_MAX + 3;
 /// Keys in one object of values.
 pub const JSON_KEYS_MAX: usize = 256;
 /// Characters of one key.
@@ -194,6 +198,12 @@ pub const JSON_EXPONENT_MAX: u32 = 308;
 /// Last millisecond of the year 9999: the latest time a device may give.
 pub const DEVICE_TS_MAX: i64 = 253_402_300_799_999;
 
+/// Devices in one message of a gateway.
+pub const GATEWAY_DEVICES_PER_MESSAGE: usize = JSON_KEYS_MAX;
+/// Devices that are known through gateways only, all together: each has a place in the journal for good.
+pub const GATEWAY_DEVICES_MAX: usize = 10_000;
+/// Of the largest packet, what the largest payload told to a device leaves for all else.
+pub const PUBLISH_OVERHEAD_BYTES: u32 = 64;
 /// Connections accepted from one listener in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes read from one connection in one turn; what is left is read in the next, after everybody else.
@@ -238,6 +248,8 @@ pub const CONTROL_REQUEST_BYTES_MAX: usize = 1024;
 /// From accepting a connection of the control socket to its end.
 pub const CONTROL_TIME: Duration = Duration::from_secs(5);
 
+/// How long a command of the hub may wait for its device: who gave it has long stopped waiting.
+pub const DOWNLINK_RPC_LIFE: Duration = Duration::from_secs(60);
 /// Spans of time one rate of the hub is told for.
 pub const RATE_WINDOWS_MAX: usize = 6;
 /// Messages of ours on their way to the hub at once; it closes connections that have 100 waiting.
@@ -319,9 +331,25 @@ pub const UPLINK_STRETCHES: usize = 64;
 pub const UPLINK_STRETCHES_IN_MEMORY: usize = 4 * UPLINK_LANE_ROWS;
 /// Readings set aside at once until it is clear whether it is they or the hub.
 pub const UPLINK_SUSPECTS: usize = 8;
+/// Messages of the hub for devices that wait for the end of the turn.
+pub const UPLINK_DOWNLINKS: usize = 1024;
+/// Bytes of their payloads; one may go beyond them.
+pub const UPLINK_DOWNLINK_BYTES: usize = 256 * 1024;
+/// Answers of devices to commands that wait for their way to the hub.
+pub const UPLINK_RPC_ANSWERS: usize = 64;
+/// Their bytes; one answer may go beyond them.
+pub const UPLINK_RPC_ANSWER_BYTES: usize = 256 * 1024;
+/// Devices of which it is kept whether they are here, and whether the hub knows.
+pub const UPLINK_PRESENT_DEVICES: usize = 65_536;
+/// Messages on their way at once that say who has come and gone.
+pub const UPLINK_PRESENCE_WINDOW: usize = 8;
+/// How long a device is gone before the hub is told: it may be back at once, and what it sent last is not on disk yet.
+pub const UPLINK_GONE_WAIT: Duration = Duration::from_secs(2);
+/// Devices looked at for one that has gone and left nothing to send.
+pub const UPLINK_GONE_LOOKS: usize = 64;
 /// Topics the hub is given numbers for.
 pub const UPLINK_TOPIC_ALIASES: u16 = 16;
-/// Devices whose own rate is watched, and whose names the hub was told.
+/// Devices whose own rate is watched.
 pub const UPLINK_DEVICES: usize = 4096;
 /// Seconds of silence after which a PINGREQ is sent.
 pub const UPLINK_KEEP_ALIVE_S: u16 = 60;

@@ -25,6 +25,15 @@ pub struct Connection {
     pub listed: bool,
 }
 
+/// What is known of an address for as long as somebody is connected from there.
+#[derive(Debug, Default)]
+pub struct FromAddress {
+    /// How many connections it has.
+    pub connections: u32,
+    /// When its last pause was over, if it was ever over its rate.
+    pub read_since: Mono,
+}
+
 /// How far a connection has come.
 #[derive(Debug)]
 pub enum Phase {

@@ -76,7 +76,10 @@ impl Broker {
         assert!(self.to_route.is_empty(), "a message nobody will route");
         assert_eq!(held, self.trials.held_len());
         assert_eq!(waiting, self.unauthenticated.len());
-        assert_eq!(from_addresses, self.per_address.values().map(|count| *count as usize).sum::<usize>());
+        assert_eq!(
+            from_addresses,
+            self.per_address.values().map(|from| from.connections as usize).sum::<usize>()
+        );
     }
 
     fn check_sessions(&self) {
@@ -85,7 +88,8 @@ impl Broker {
         let (mut subscriptions, mut queued_bytes, mut offline_bytes) = (0, 0, 0);
         for (slot, session) in self.sessions.iter() {
             session.outgoing.check_invariants();
-            assert!(session.subscriptions.len() <= session.subscriptions_max(&self.limits));
+            assert!(session.subscription_count() <= session.subscriptions_max(&self.limits));
+            assert!(session.own_subscriptions.is_empty() || session.rights.is_device());
             subscriptions += session.subscriptions.len();
             let bytes = session.outgoing.waiting_bytes();
             match session.conn {

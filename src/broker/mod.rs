@@ -8,6 +8,8 @@
 //! poll_commit -> the store -> handle_committed               or handle_commit_failed, handle_store_ready
 //! poll_output -> output / consume_output                     what may now be sent
 //! poll_close -> handle_closed                                whose slot may be used again
+//! handle_downlink, handle_rpc_room                           what comes from the hub, and goes there
+//! poll_rpc_answer, poll_presence                             without the journal
 //! poll_trial -> the hub -> handle_trial                      whether it knows a token nobody here has
 //! wants_report -> handle_report                              if somebody listens to how everything is doing
 //! poll_timeout                                               how long to sleep
@@ -20,6 +22,7 @@ pub mod commit_gate;
 mod connections;
 mod deadlines;
 mod dispatch;
+mod downlink;
 mod durability;
 mod gauges;
 mod ingest;
@@ -58,12 +61,14 @@ use crate::{
 
 use access::IdentityTable;
 use commit_gate::{CommitGate, Ticket};
-use connections::{Connection, Connections, Phase};
+use connections::{Connection, Connections, FromAddress, Phase};
 use deadlines::Deadlines;
+use downlink::DownlinkState;
+pub use downlink::{Reached, RpcAnswer};
 use durability::Durability;
 pub use gauges::Gauges;
 use notices::Notices;
-use rates::Rates;
+use rates::{Publisher, Rates};
 use refusals::Refusals;
 use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
@@ -88,8 +93,8 @@ enum Deadline {
     Packet(ConnId),
     Silence(ConnId),
     Wait(ConnId),
+    Pause(Publisher),
     Trial(ConnId),
-    Pause(IdentityId),
     SessionEnd(SessionSlot),
     Will(SessionSlot),
     Retained,
@@ -137,6 +142,12 @@ pub struct Counters {
     pub messages_dropped: u64,
     /// Messages whose time was over before they could be sent.
     pub messages_expired: u64,
+    /// Messages of the hub that a device was sent, or will be.
+    pub downlinks_delivered: u64,
+    /// Messages of the hub for devices that were not there, or had not subscribed.
+    pub downlinks_undelivered: u64,
+    /// Answers of devices to commands that could not go to the hub.
+    pub rpc_answers_refused: u64,
     /// Messages that could not be retained for want of room.
     pub retained_refused: u64,
     /// Packets received, of every kind.
@@ -195,7 +206,7 @@ pub struct Broker {
     deadlines: Deadlines<Deadline>,
     /// Connections that wait to be let in, longest first.
     unauthenticated: BTreeSet<(Mono, ConnId)>,
-    per_address: HashMap<IpAddr, u32>,
+    per_address: HashMap<IpAddr, FromAddress>,
     refusals: Refusals,
     trials: Trials,
     rates: Rates,
@@ -216,6 +227,7 @@ pub struct Broker {
     /// Those who wait for the first values of `sys_topics`, for the rest of the turn.
     sys_newcomers: Vec<Newcomer>,
     durability: Durability,
+    downlink: DownlinkState,
     /// Bytes of messages that wait for all connections together.
     queued_bytes: usize,
     /// Bytes of messages that wait for sessions without a connection.
@@ -263,6 +275,7 @@ impl Broker {
             sys_topics: SysTopics::new(now.mono),
             sys_newcomers: Vec::new(),
             durability: Durability::default(),
+            downlink: DownlinkState::default(),
             queued_bytes: 0,
             offline_bytes: 0,
             matches: Vec::new(),
@@ -381,9 +394,9 @@ impl Broker {
         };
         self.connections.insert(conn, connection);
         self.unauthenticated.insert((now.mono, conn));
-        let from_address = self.per_address.entry(address).or_insert(0);
-        *from_address += 1;
-        if *from_address > self.limits.connections_per_address {
+        let from_address = self.per_address.entry(address).or_default();
+        from_address.connections += 1;
+        if from_address.connections > self.limits.connections_per_address {
             self.close(conn, CloseReason::TooManyFromAddress, now);
         } else if self.connections.len() > self.limits.connections as usize {
             self.close(conn, CloseReason::TooManyConnections, now);
@@ -411,9 +424,9 @@ impl Broker {
     /// The socket behind a connection that `poll_close` gave out is gone; its slot may be used again.
     pub fn handle_closed(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.remove(conn) else { return };
-        if let Some(count) = self.per_address.get_mut(&connection.address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(from_address) = self.per_address.get_mut(&connection.address) {
+            from_address.connections -= 1;
+            if from_address.connections == 0 {
                 self.per_address.remove(&connection.address);
             }
         }
@@ -515,8 +528,8 @@ impl Broker {
                 Deadline::Packet(conn) => self.on_packet_late(conn, now),
                 Deadline::Silence(conn) => self.on_silence(conn, now),
                 Deadline::Wait(conn) => self.on_wait_over(conn, now),
+                Deadline::Pause(publisher) => self.on_pause_over(publisher, now),
                 Deadline::Trial(conn) => self.on_trial_late(conn, now),
-                Deadline::Pause(identity) => self.on_pause_over(identity, now),
                 Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
                 Deadline::Will(slot) => self.on_will_due(slot, now),
                 Deadline::Retained => self.on_retained_expired(now),

@@ -17,7 +17,7 @@ use super::{
     private_file,
 };
 use crate::{
-    identity::{Identity, Role, Token},
+    identity::{Identity, Token},
     ids::DeviceName,
     limits::KEPT_TOKENS_BYTES_MAX,
 };
@@ -119,7 +119,7 @@ impl KeptTokens {
     /// The token kept of `identity`, if it is a device and this is the token it has.
     pub fn of(&self, identity: &Identity) -> Option<&Token> {
         let token = self.tokens.get(&identity.name)?;
-        (identity.role == Role::Device && token.hash().equals(&identity.token_hash)).then_some(token)
+        (identity.role.is_device() && token.hash().equals(&identity.token_hash)).then_some(token)
     }
 
     /// Whether there are none.

@@ -21,6 +21,9 @@ mod faults;
 mod follower;
 mod found;
 mod gateway;
+#[allow(dead_code, reason = "each test binary uses its own part of the model")]
+#[path = "../hub/mod.rs"]
+mod hub;
 mod line;
 mod local;
 mod machine;
@@ -33,6 +36,8 @@ mod session_half;
 mod settings;
 mod stranger;
 mod trace;
+mod uploading;
+mod upstream;
 mod visitor;
 mod wire;
 mod world;
