@@ -194,7 +194,7 @@ fn while_the_hub_cannot_be_reached_a_device_is_asked_to_come_again() {
     }
     edge.online(V5, &known, "meter");
     until_true("it is told", SOON, || edge.log_lines_with("could not be tried") == 1);
-    assert!(matches!(counters(&edge), [0, 0, 1..]));
+    assert!(matches!(counters(&edge), [0, 0, undecided] if undecided > 0));
     edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices", "--learn"]);
     until_true("the hub is asked", SOON, || answer(&edge, V311, &pump.token) == 0);
 }
