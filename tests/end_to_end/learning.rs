@@ -105,7 +105,8 @@ fn a_device_the_hub_knows_is_let_in_and_works_on_without_the_hub() {
         publish(&mut client, 0..20);
         arrived(&hub, "pump", 0..20);
         assert_eq!(devices(&edge), [("learned-1".to_owned(), true)]);
-        assert_eq!((counters(&edge), edge.log_lines_with("learnt learned-1")), ([1, 0, 0], 1));
+        assert_eq!(counters(&edge), [1, 0, 0]);
+        until_true("it is told", SOON, || edge.log_lines_with("learnt learned-1") == 1);
         let status = edge.run(&["status"]);
         assert!(stdout(&status).contains("1 devices learnt from the hub"), "{}", stdout(&status));
         // What was sent and is settled here need not be sent again.
@@ -192,8 +193,8 @@ fn while_the_hub_cannot_be_reached_a_device_is_asked_to_come_again() {
         assert_eq!(answer(&edge, version, &pump.token), code);
     }
     edge.online(V5, &known, "meter");
-    assert_eq!(edge.log_lines_with("could not be tried"), 1);
-    assert_eq!(counters(&edge), [0, 0, 1]);
+    until_true("it is told", SOON, || edge.log_lines_with("could not be tried") == 1);
+    assert!(matches!(counters(&edge), [0, 0, undecided] if undecided > 0));
     edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices", "--learn"]);
     until_true("the hub is asked", SOON, || answer(&edge, V311, &pump.token) == 0);
 }
@@ -255,7 +256,8 @@ fn a_device_disabled_here_stays_out_and_one_that_cannot_be_kept_is_not_let_in() 
     let file = edge.data_dir().join("uplink-tokens");
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("opened");
     assert_eq!(answer(&edge, V311, &fan.token), 3);
-    assert_eq!((devices_of_the_registry(&edge), edge.log_lines_with("cannot be enrolled")), (1, 1));
+    until_true("it is told", SOON, || edge.log_lines_with("cannot be enrolled") == 1);
+    assert_eq!(devices_of_the_registry(&edge), 1);
 }
 
 /// How many devices there are, for when the list cannot be made.

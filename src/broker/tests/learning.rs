@@ -339,3 +339,66 @@ fn a_store_that_fails_or_a_broker_that_stops_leaves_nobody_held() {
     world.broker.handle_shutdown(world.now);
     assert_eq!(world.closed(other), Some(CloseReason::ShuttingDown));
 }
+
+/// Numbers that look like chance, the same for the same seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_everybody_is_answered_or_gone_in_the_end() {
+    for seed in 0..300 {
+        let (mut chance, mut world) = (Chance(seed), learning());
+        let (mut conns, mut asked, mut ids) = (Vec::new(), Vec::<Ask>::new(), 10);
+        let token = |n: u64| format!("TOKEN NUMBER {n}");
+        for _ in 0..200 {
+            match chance.below(10) {
+                0..=2 => {
+                    let (from, version) = (address(chance.below(3) as u8), 3 + chance.below(3) as u8);
+                    conns.push(world.knock_from(from, version, &token(chance.below(12))));
+                }
+                3 if !conns.is_empty() => {
+                    let conn = conns[chance.below(conns.len() as u64) as usize];
+                    world.send(conn, &publish(4, 1, "{\"a\":1}")[..chance.below(30) as usize]);
+                }
+                4 if !conns.is_empty() => {
+                    let conn = conns.swap_remove(chance.below(conns.len() as u64) as usize);
+                    world.broker.handle_disconnected(conn, CloseReason::PeerClosed, world.now);
+                }
+                5 | 6 => asked.extend(world.asked()),
+                7 if !asked.is_empty() => {
+                    let ask = asked.swap_remove(chance.below(asked.len() as u64) as usize);
+                    let text = ask.token.reveal().to_owned();
+                    let is_there = world.broker.identities.knows(&TokenHash::of(&text));
+                    ids += 1;
+                    let verdict = match chance.below(5) {
+                        0 | 1 if is_there => Verdict::Known,
+                        0 | 1 => Verdict::Enrolled(device(ids, &format!("learned-{ids}"), &text)),
+                        2 => Verdict::Rejected,
+                        3 => Verdict::Undecided,
+                        _ => Verdict::Unreached,
+                    };
+                    world.told(&ask, verdict);
+                }
+                8 => world.wait(Duration::from_millis(chance.below(4000))),
+                _ => match chance.below(20) {
+                    0 => world.broker.handle_learning(true, world.now),
+                    1 => world.broker.handle_registry(identities(), world.now),
+                    _ => drop(world.commit()),
+                },
+            }
+        }
+        world.wait(limits::TRIAL_TIME);
+        world.wait(limits::TRIAL_TIME);
+        assert_eq!(world.broker.trials.held_len(), 0, "seed {seed}");
+        let is_waiting = |conn: &ConnId| {
+            world.broker.connections.get(*conn).is_some_and(|found| found.phase.is_unauthenticated())
+        };
+        assert!(!conns.iter().any(is_waiting), "seed {seed}");
+    }
+}
