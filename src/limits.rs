@@ -246,6 +246,8 @@ pub const CONTROL_REQUEST_BYTES_MAX: usize = 1024;
 /// From accepting a connection of the control socket to its end.
 pub const CONTROL_TIME: Duration = Duration::from_secs(5);
 
+/// How long a command of the hub may wait for its device: who gave it has long stopped waiting.
+pub const DOWNLINK_RPC_LIFE: Duration = Duration::from_secs(60);
 /// Spans of time one rate of the hub is told for.
 pub const RATE_WINDOWS_MAX: usize = 6;
 /// Messages of ours on their way to the hub at once; it closes connections that have 100 waiting.

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{
     clock::Wall,
     identity::{Identity, TokenHash},
-    ids::{ConnId, IdentityId},
+    ids::{ConnId, DeviceName, IdentityId},
 };
 
 /// The devices, found by what their tokens hash to.
 #[derive(Debug, Default)]
 pub struct IdentityTable {
     by_hash: HashMap<TokenHash, IdentityId>,
+    by_name: HashMap<DeviceName, IdentityId>,
     entries: BTreeMap<IdentityId, Entry>,
 }
 
@@ -48,11 +49,24 @@ impl IdentityTable {
         self.entries.get(&id).map(|entry| &entry.device).filter(|device| device.enabled)
     }
 
+    /// The device called `name`; a local client is none.
+    pub fn device(&self, name: &DeviceName) -> Option<IdentityId> {
+        let id = self.by_name.get(name)?;
+        self.enabled(*id).filter(|found| found.role.is_device()).map(|found| found.id)
+    }
+
+    /// The devices with a connection.
+    pub fn connected_devices(&self) -> impl Iterator<Item = &DeviceName> {
+        let connected = self.entries.values().filter(|entry| !entry.connections.is_empty());
+        connected.map(|entry| &entry.device).filter(|found| found.role.is_device()).map(|d| &d.name)
+    }
+
     /// Takes over the registry as it is now and gives back who has lost their right, with their connections: the
     /// identity's token changed, or it was disabled or removed.
     pub fn replace(&mut self, devices: Vec<Identity>) -> Vec<(IdentityId, Vec<ConnId>)> {
         let mut before = std::mem::take(&mut self.entries);
         self.by_hash = devices.iter().map(|device| (device.token_hash, device.id)).collect();
+        self.by_name = devices.iter().map(|device| (device.name.clone(), device.id)).collect();
         let mut lost = Vec::new();
         for device in devices {
             let (mut connections, seen) = match before.remove(&device.id) {
@@ -111,6 +125,7 @@ impl IdentityTable {
     /// Panics if the two indexes disagree.
     pub fn check_invariants(&self) {
         assert_eq!(self.by_hash.len(), self.entries.len(), "two devices share a token");
+        assert_eq!(self.by_name.len(), self.entries.len(), "two devices share a name");
         assert!(
             self.entries
                 .values()
@@ -122,7 +137,7 @@ impl IdentityTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{identity::Role, ids::DeviceName};
+    use crate::identity::Role;
 
     fn device(id: i64, token: &str) -> Identity {
         Identity {

@@ -47,7 +47,11 @@ impl Broker {
 
     fn end_client(&mut self, conn: ConnId, client: &Client, reason: CloseReason, now: Now) {
         if let Some(session) = self.sessions.get(client.session) {
-            self.identities.remove_connection(session.identity, conn);
+            let identity = session.identity;
+            self.identities.remove_connection(identity, conn);
+            if session.rights.is_device() && self.identities.connections(identity).is_empty() {
+                self.downlink.note_presence(&session.name);
+            }
         }
         if client.version == ProtocolVersion::V5
             && let Some(code) = reason.disconnect_code()

@@ -252,7 +252,11 @@ impl Broker {
         let (version, bytes_max) = (client.version, client.answer_bytes_max);
         self.deadlines.cancel(Deadline::Connect(conn));
         self.deadlines.arm(Deadline::Silence(conn), now.mono + client.silence_max);
+        let is_device = session.rights.is_device();
         self.identities.add_connection(identity, conn);
+        if is_device && self.identities.connections(identity).len() == 1 {
+            self.downlink.note_presence(&name);
+        }
         self.identities.note_seen(identity, now.wall);
         self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
         let before = self.gate.appended();

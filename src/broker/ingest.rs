@@ -44,6 +44,7 @@ impl Broker {
         match verdict {
             Verdict::Close(reason) => self.close(conn, reason, now),
             Verdict::Answer(reason) => self.on_unserved(conn, publish, &name, reason, now),
+            Verdict::RpcAnswer(id) => self.on_rpc_answer(conn, publish, name, id, now),
             Verdict::Repeat => self.answer(conn, publish, ReasonCode::Success, None, now),
             Verdict::Route => {
                 self.on_message(conn, publish, Message::published(publish, topic, slot, now.mono), now)
@@ -214,7 +215,7 @@ impl Broker {
     }
 
     /// Answers a message for which nothing is kept, or nothing new.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         conn: ConnId,
         publish: &Publish<'_>,

@@ -79,7 +79,8 @@ impl Broker {
         let (mut subscriptions, mut queued_bytes, mut offline_bytes) = (0, 0, 0);
         for (slot, session) in self.sessions.iter() {
             session.outgoing.check_invariants();
-            assert!(session.subscriptions.len() <= session.subscriptions_max(&self.limits));
+            assert!(session.subscription_count() <= session.subscriptions_max(&self.limits));
+            assert!(session.own_subscriptions.is_empty() || session.rights.is_device());
             subscriptions += session.subscriptions.len();
             let bytes = session.outgoing.waiting_bytes();
             match session.conn {

@@ -8,6 +8,8 @@
 //! poll_commit -> the store -> handle_committed               or handle_commit_failed, handle_store_ready
 //! poll_output -> output / consume_output                     what may now be sent
 //! poll_close -> handle_closed                                whose slot may be used again
+//! handle_downlink, handle_rpc_room                           what comes from the hub, and goes there
+//! poll_rpc_answer, poll_presence                             without the journal
 //! wants_report -> handle_report                              if somebody listens to how everything is doing
 //! poll_timeout                                               how long to sleep
 //! ```
@@ -19,6 +21,7 @@ pub mod commit_gate;
 mod connections;
 mod deadlines;
 mod dispatch;
+mod downlink;
 mod durability;
 mod gauges;
 mod ingest;
@@ -57,6 +60,8 @@ use access::IdentityTable;
 use commit_gate::{CommitGate, Ticket};
 use connections::{Connection, Connections, Phase};
 use deadlines::Deadlines;
+use downlink::DownlinkState;
+pub use downlink::{Reached, RpcAnswer};
 use durability::Durability;
 pub use gauges::Gauges;
 use notices::Notices;
@@ -125,6 +130,12 @@ pub struct Counters {
     pub messages_dropped: u64,
     /// Messages whose time was over before they could be sent.
     pub messages_expired: u64,
+    /// Messages of the hub that a device was sent, or will be.
+    pub downlinks_delivered: u64,
+    /// Messages of the hub for devices that were not there, or had not subscribed.
+    pub downlinks_undelivered: u64,
+    /// Answers of devices to commands that could not go to the hub.
+    pub rpc_answers_refused: u64,
     /// Messages that could not be retained for want of room.
     pub retained_refused: u64,
     /// Packets received, of every kind.
@@ -203,6 +214,7 @@ pub struct Broker {
     /// Those who wait for the first values of `sys_topics`, for the rest of the turn.
     sys_newcomers: Vec<Newcomer>,
     durability: Durability,
+    downlink: DownlinkState,
     /// Bytes of messages that wait for all connections together.
     queued_bytes: usize,
     /// Bytes of messages that wait for sessions without a connection.
@@ -249,6 +261,7 @@ impl Broker {
             sys_topics: SysTopics::new(now.mono),
             sys_newcomers: Vec::new(),
             durability: Durability::default(),
+            downlink: DownlinkState::default(),
             queued_bytes: 0,
             offline_bytes: 0,
             matches: Vec::new(),

@@ -132,8 +132,8 @@ impl From<RatesAnswer> for Rates {
     }
 }
 
-/// The payload that tells the hub of a device.
-pub fn connect_payload(device: &str) -> String {
+/// The payload that tells the hub of a device: that it is there, or that it is gone.
+pub fn presence_payload(device: &str) -> String {
     format!(r#"{{"device":{}}}"#, quoted(device))
 }
 
@@ -189,9 +189,9 @@ pub fn data_points(values: &str) -> u32 {
     colons
 }
 
-/// `name` as a JSON string; of what must be escaped, a device's name can only have the backslash.
-fn quoted(name: &str) -> String {
-    serde_json::Value::from(name).to_string()
+/// `text` as a JSON string.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 #[cfg(test)]
@@ -245,7 +245,7 @@ mod tests {
     fn a_message_of_telemetry_names_its_device_and_keeps_the_text_of_its_values() {
         let payload = telemetry_payload("Pumpe\\1", [(5, r#"{"t":2.50}"#), (-6, "{}")].into_iter());
         assert_eq!(payload, r#"{"Pumpe\\1":[{"ts":5,"values":{"t":2.50}},{"ts":-6,"values":{}}]}"#);
-        assert_eq!(connect_payload("насос"), r#"{"device":"насос"}"#);
+        assert_eq!(presence_payload("насос"), r#"{"device":"насос"}"#);
     }
 
     #[test]

@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn who_has_come_or_gone_is_told_by_name() {
         assert_eq!(parse_presence(br#"{"device":"A","type":"default"}"#), Ok(name("A")));
-        assert_eq!(parse_presence(gateway::connect_payload("B\\").as_bytes()), Ok(name("B\\")));
+        assert_eq!(parse_presence(gateway::presence_payload("B\\").as_bytes()), Ok(name("B\\")));
         for text in ["{}", r#"{"device":5}"#, r#"{"device":null}"#] {
             assert_eq!(parse_presence(text.as_bytes()), Err(GatewayError::NoDevice), "{text}");
         }

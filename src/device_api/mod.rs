@@ -10,12 +10,15 @@
 //! ```
 //!
 //! [`gateway_messages`] is what a gateway says of the devices behind it, and [`session_limits`] a device's first question.
-//! [`gateway`] is the other direction: what we say to the hub ourselves.
+//! [`gateway`] is the other direction: what we say to the hub ourselves. [`downlink`] is what it sends to
+//! devices, and [`own_topics`] what they may subscribe to for that.
 
+pub mod downlink;
 pub mod gateway;
 pub mod gateway_messages;
 pub mod lenient_json;
 pub mod number;
+pub mod own_topics;
 pub mod session_limits;
 mod strict_json;
 pub mod telemetry;

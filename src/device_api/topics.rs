@@ -2,6 +2,8 @@
 //!
 //! Names only: what a payload on them means is told by `telemetry.rs`, who may use them by the access rules.
 
+use super::own_topics::answered_command;
+
 /// Where a device sends readings, by its long name.
 pub const TELEMETRY_TOPIC: &str = "v1/devices/me/telemetry";
 
@@ -10,6 +12,8 @@ pub const TELEMETRY_TOPIC: &str = "v1/devices/me/telemetry";
 pub enum DeviceTopic {
     /// Readings, as JSON; to be stored.
     Telemetry,
+    /// The answer to the hub's command of this number; without one if what should be it is none.
+    RpcAnswer(Option<i32>),
     /// In the hub's name space, but nothing we serve: MQTT 5 gets PUBACK 0x90.
     UnknownHubTopic,
     /// Publish and subscribe between clients.
@@ -20,8 +24,11 @@ pub enum DeviceTopic {
 pub fn classify(topic: &str) -> DeviceTopic {
     match topic {
         TELEMETRY_TOPIC | "v2/t" | "v2/t/j" => DeviceTopic::Telemetry,
-        _ if is_in_hub_name_space(topic) => DeviceTopic::UnknownHubTopic,
-        _ => DeviceTopic::Ordinary,
+        _ if !is_in_hub_name_space(topic) => DeviceTopic::Ordinary,
+        _ => match answered_command(topic) {
+            Some(id) => DeviceTopic::RpcAnswer(id.parse().ok()),
+            None => DeviceTopic::UnknownHubTopic,
+        },
     }
 }
 
@@ -45,6 +52,21 @@ mod tests {
     fn the_three_json_telemetry_topics_are_telemetry() {
         for topic in ["v1/devices/me/telemetry", "v2/t", "v2/t/j"] {
             assert_eq!(classify(topic), DeviceTopic::Telemetry, "{topic}");
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_command_carries_its_number() {
+        for (topic, id) in [
+            ("v1/devices/me/rpc/response/7", Some(7)),
+            ("v2/r/res/-2147483648", Some(i32::MIN)),
+            ("v2/r/res/j/0", Some(0)),
+            ("v1/devices/me/rpc/response/2147483648", None),
+            ("v1/devices/me/rpc/response/x", None),
+            ("v1/devices/me/rpc/response/", None),
+            ("v1/devices/me/rpc/response/1/2", None),
+        ] {
+            assert_eq!(classify(topic), DeviceTopic::RpcAnswer(id), "{topic}");
         }
     }
 

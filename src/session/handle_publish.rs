@@ -18,6 +18,8 @@ pub enum Verdict {
     Store(Vec<Reading>),
     /// The payload goes to quarantine, for this reason.
     SetAside(TelemetryError),
+    /// It answers the hub's command of this number.
+    RpcAnswer(i32),
     /// It goes to whoever subscribed.
     Route,
     /// It is here already and was not released: it is answered again and nothing else. [MQTT-4.3.3-10 of 5.0]
@@ -86,6 +88,9 @@ pub fn judge(
     }
     match topics::classify(topic.as_str()) {
         DeviceTopic::Telemetry if session.rights.is_device() => judge_telemetry(publish.payload),
+        DeviceTopic::RpcAnswer(id) if session.rights.is_device() => {
+            id.map_or(Verdict::Answer(ReasonCode::PayloadFormatInvalid), Verdict::RpcAnswer)
+        }
         DeviceTopic::UnknownHubTopic if session.rights.is_device() => {
             Verdict::Answer(ReasonCode::TopicNameInvalid)
         }

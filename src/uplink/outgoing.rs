@@ -121,7 +121,7 @@ impl Uplink {
     }
 
     fn send_announcement(&mut self, device: DeviceName) {
-        let payload = gateway::connect_payload(device.as_str());
+        let payload = gateway::presence_payload(device.as_str());
         let quiet = self.pace.note_message(self.now.mono);
         let packet_id = self.uploader.flight.next_id();
         self.send_publish(gateway::CONNECT_TOPIC, packet_id, payload.as_bytes());

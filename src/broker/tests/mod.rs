@@ -3,6 +3,7 @@
 mod closing;
 mod connecting;
 mod delivering;
+mod downlink;
 mod durable;
 mod pacing;
 mod publishing;

@@ -256,7 +256,7 @@ fn pingreq_is_answered_while_acks_wait_mqtt_3_12_4_1() {
 
 #[test]
 fn every_filter_of_a_subscribe_has_a_code_of_its_own_mqtt_3_8_4_5() {
-    let filters: Vec<u8> = ["v1/devices/me/rpc/request/+", "#", "$share/g/t"]
+    let filters: Vec<u8> = ["v1/devices/me/rpc/request/1", "#", "$share/g/t"]
         .iter()
         .flat_map(|f| [string(f), vec![1]].concat())
         .collect();
