@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     clock::Wall,
-    identity::{Identity, TokenHash},
+    identity::{Identity, Role, TokenHash},
     ids::{ConnId, DeviceName, IdentityId},
 };
 
@@ -53,6 +53,16 @@ impl IdentityTable {
     pub fn device(&self, name: &DeviceName) -> Option<IdentityId> {
         let id = self.by_name.get(name)?;
         self.enabled(*id).filter(|found| found.role.is_device()).map(|found| found.id)
+    }
+
+    /// Whether a device or local client is called `name`, let in or not.
+    pub fn has(&self, name: &DeviceName) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// Whether `id` is a device with others behind it.
+    pub fn is_gateway(&self, id: IdentityId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.device.role == Role::Gateway)
     }
 
     /// The devices with a connection.
@@ -137,7 +147,6 @@ impl IdentityTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Role;
 
     fn device(id: i64, token: &str) -> Identity {
         Identity {

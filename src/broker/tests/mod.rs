@@ -5,6 +5,7 @@ mod connecting;
 mod delivering;
 mod downlink;
 mod durable;
+mod gateways;
 mod pacing;
 mod publishing;
 mod retaining;
