@@ -18,6 +18,7 @@ mod credentials;
 mod durability;
 mod durable_sessions;
 mod full_disk;
+mod gateways;
 mod learning;
 mod lifecycle;
 mod local_clients;
