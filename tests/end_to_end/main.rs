@@ -15,6 +15,7 @@ mod served_hub;
 mod certificates;
 mod configuration;
 mod credentials;
+mod downlink;
 mod durability;
 mod durable_sessions;
 mod full_disk;
