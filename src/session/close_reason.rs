@@ -55,6 +55,8 @@ pub enum CloseReason {
     TopicTooLong,
     /// A publish outside its rights, before version 5.
     TopicNotAllowed,
+    /// It sent readings of devices behind it and is not marked as a gateway; it speaks a version without refusals.
+    NotAGateway,
     /// More filters in one packet than `filters_per_packet`.
     TooManyFilters,
     /// More user properties than `user_properties`.
@@ -115,7 +117,7 @@ impl CloseReason {
             Self::ReceiveMaximumExceeded => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAliasInvalid => ReasonCode::TopicAliasInvalid,
             Self::TopicTooLong => ReasonCode::TopicNameInvalid,
-            Self::TopicNotAllowed => ReasonCode::NotAuthorized,
+            Self::TopicNotAllowed | Self::NotAGateway => ReasonCode::NotAuthorized,
             Self::TooManyFilters | Self::TooManyOfDevice => ReasonCode::QuotaExceeded,
             Self::TakenOver => ReasonCode::SessionTakenOver,
             Self::CredentialsChanged => ReasonCode::AdministrativeAction,
@@ -175,6 +177,7 @@ impl CloseReason {
             Self::SubscriptionIdentifierInPublish => "subscription identifier in PUBLISH",
             Self::TopicTooLong => "topic too long",
             Self::TopicNotAllowed => "topic not allowed",
+            Self::NotAGateway => "not a gateway",
             Self::TooManyFilters => "too many filters",
             Self::TooManyUserProperties => "too many user properties",
             Self::AnswerTooLarge => "answer too large",
@@ -215,6 +218,9 @@ impl fmt::Display for CloseReason {
             Self::AnswerOutOfPlace => f.write_str("it acknowledged a message as if it had another QoS"),
             Self::QueueFull => f.write_str("it does not keep up: more messages wait for it than may"),
             Self::TopicNotAllowed => f.write_str("it published to a topic it has no right to"),
+            Self::NotAGateway => {
+                f.write_str("it is not marked as a gateway, see `forebay device set NAME --gateway on`")
+            }
             Self::TooManyOfDevice => f.write_str("the device opened more connections than connections_per_device"),
             Self::TooManyConnections => f.write_str("all connections are taken (limit `connections`)"),
             Self::TooManyFromAddress => f.write_str("the address holds connections_per_address already"),

@@ -112,6 +112,14 @@ pub fn judge(
         {
             Verdict::TellLimits(number)
         }
+        // An answer without a code would say that readings are safe which nobody keeps.
+        DeviceTopic::GatewayTelemetry
+            if session.rights.is_device()
+                && publish.qos > QoS::AtMostOnce
+                && client.version < ProtocolVersion::V5 =>
+        {
+            Verdict::Close(CloseReason::NotAGateway)
+        }
         DeviceTopic::GatewayTelemetry
         | DeviceTopic::GatewayPresence
         | DeviceTopic::Question(_)

@@ -34,6 +34,11 @@ fn any_payload_is_read_as_serde_json_reads_it_or_refused() {
 }
 
 #[test]
+fn any_message_of_a_gateway_says_of_a_device_what_its_own_would_or_is_refused() {
+    fuzz("gateway", targets::gateway::run);
+}
+
+#[test]
 fn any_filter_matches_what_a_naive_matcher_says() {
     fuzz("topics", targets::topics::run);
 }

@@ -92,9 +92,16 @@ fn local_clients_hear_of_devices_behind_a_gateway_as_of_any() {
 fn a_device_that_is_no_gateway_is_told_so_and_nothing_is_stored() {
     let mut world = World::with_site();
     let (old, new) = (world.pump(), world.client(5, FAN_TOKEN, "fan"));
-    for topic in [TELEMETRY, CONNECT, DISCONNECT] {
+    world.send(old, &publish_to(TELEMETRY, 4, 0, r#"{"A":[{"n":1}]}"#));
+    assert!(world.is_open(old), "of QoS 0 nobody was promised anything");
+    for topic in [CONNECT, DISCONNECT, TELEMETRY] {
         world.send(old, &publish_to(topic, 4, 7, r#"{"A":[{"n":1}]}"#));
-        assert_eq!(world.sent(old), puback(7));
+        if topic == TELEMETRY {
+            assert!(world.sent(old).is_empty(), "3.1.1 has no refusal, and nothing is taken");
+            assert_eq!(world.closed(old), Some(CloseReason::NotAGateway));
+        } else {
+            assert_eq!(world.sent(old), puback(7));
+        }
         world.send(new, &publish_to(topic, 5, 7, r#"{"A":[{"n":1}]}"#));
         let refusal = world.sent(new);
         assert_eq!((refusal[0], refusal[4]), (0x40, 0x90), "{topic}");

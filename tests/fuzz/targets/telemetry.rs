@@ -31,7 +31,7 @@ pub fn run(input: &[u8]) {
 }
 
 /// What goes to the journal is one strict object without white space, and reading it again changes nothing.
-fn check_stored(reading: &Reading) {
+pub(super) fn check_stored(reading: &Reading) {
     let text = &reading.values;
     let Ok(Value::Object(object)) = serde_json::from_str(text) else { panic!("not an object: {text}") };
     assert!(!object.is_empty() && object.values().all(|value| !value.is_null()), "nothing to store: {text}");
