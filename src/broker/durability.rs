@@ -13,6 +13,7 @@ use crate::{
     session::{
         AccessRights, Delivery, Message, Outgoing, Session, Will,
         durable::{Change, DeliveryRow, Recovered, RecoveredSession, SessionRow},
+        handle_subscribe,
         outgoing::Place,
     },
 };
@@ -111,6 +112,7 @@ impl Broker {
             id,
             identity: session.identity,
             client_id: session.client_id.as_ref().into(),
+            token: Some(session.token),
             expiry_s: session.expiry_s,
             ended: session.conn.is_none().then_some(session.offline_since),
         };
@@ -263,8 +265,8 @@ impl Broker {
 
     /// Takes over what a start or a reopening found on disk.
     ///
-    /// Sessions of identities that are gone end, and so do subscriptions beyond today's rights: both may have changed
-    /// while the broker was not running.
+    /// Sessions of identities that are gone or have another token end, and so do subscriptions beyond today's rights: all
+    /// of it may have changed while the broker was not running.
     pub(super) fn adopt(&mut self, recovered: Recovered, now: Now) {
         let doubtful_wills = std::mem::take(&mut self.durability.doubtful_wills);
         self.durability = Durability {
@@ -300,6 +302,8 @@ impl Broker {
         let Some(identity) = self.identities.enabled(row.identity) else {
             return self.discard_recovered(row.id, &recovered.deliveries, now);
         };
+        let token = identity.token_hash.mark();
+        let has_another_token = row.token.is_some_and(|its| its != token);
         let client_id: Arc<str> = row.client_id.into();
         // A clean start discarded it, and the commit that was to say so failed: its client is connected. [MQTT-3.1.2-6]
         if self.sessions.find(row.identity, &client_id).is_some() {
@@ -313,6 +317,7 @@ impl Broker {
         let mut session = Session {
             identity: row.identity,
             name: identity.name.clone(),
+            token,
             rights: AccessRights::of(identity, &self.grants),
             client_id,
             conn: None,
@@ -321,6 +326,7 @@ impl Broker {
             expiry_s: row.expiry_s,
             unreleased: recovered.unreleased.into_iter().collect(),
             subscriptions: Default::default(),
+            own_subscriptions: Default::default(),
             outgoing: Outgoing::new(u16::MAX),
             will: None,
         };
@@ -349,6 +355,11 @@ impl Broker {
         }
         let was_online = row.ended.is_none();
         self.go_on_offline(slot, recovered.will, was_online, now);
+        if has_another_token {
+            self.end_session(slot, now);
+        } else if row.token.is_none() && !was_online {
+            self.note_session(slot, now);
+        }
     }
 
     /// Notes that a session found on disk is over, and with it everything that was on its way.
@@ -369,6 +380,10 @@ impl Broker {
     ) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let parsed = TopicFilter::parse(&filter).ok().filter(|parsed| !parsed.is_malformed_share());
+        if let Some(own) = parsed.and_then(|parsed| handle_subscribe::own_filter(parsed, session)) {
+            session.own_subscriptions.insert(own, terms);
+            return;
+        }
         let plain = |filter: TopicFilter<'_>| session.rights.may_subscribe(filter);
         match parsed {
             Some(parsed) if plain(parsed.share().map_or(parsed, |(_, plain)| plain)) => {

@@ -4,7 +4,8 @@
 //! a connection   address over its rate   its bytes, TLS handshake included, wait in the kernel for a moment;
 //!                                        if more wait than that, it is closed before it costs a handshake
 //! a CONNECT      identity over its rate  refused: 0x9F, or 3 before version 5
-//! a PUBLISH      identity over its rate  taken; then nothing is read from the identity until the rate allows it
+//! a PUBLISH      identity or address     taken; then nothing is read from the identity, or from those that the address
+//!                over its rate           has let in, until the rate allows it
 //! ```
 //!
 //! Nothing is lost by any of it: what was not read stays with its sender, whom TCP slows down.
@@ -28,7 +29,7 @@ use crate::{
     limits::{CONNECT_BURST_S, CONNECT_RATE_WAIT_MS_MAX, Limits, PUBLISH_BURST_S, RATED_MAX},
 };
 
-const MINUTE_NS: u64 = 60_000_000_000;
+pub(super) const MINUTE_NS: u64 = 60_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// The rates of all addresses and identities.
@@ -36,9 +37,18 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub struct Rates {
     connections: Buckets<IpAddr>,
     connects: Buckets<IdentityId>,
-    publishes: Buckets<IdentityId>,
+    publishes: Buckets<Publisher>,
     /// Those not read from, and until when.
-    paused: BTreeMap<IdentityId, Mono>,
+    paused: BTreeMap<Publisher, Mono>,
+}
+
+/// Whose messages are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Publisher {
+    /// A device or a local client.
+    Identity(IdentityId),
+    /// All who are connected from there.
+    Address(IpAddr),
 }
 
 /// What becomes of a new connection.
@@ -54,7 +64,7 @@ pub enum Turn {
 
 /// How fast, and how much of it at once.
 #[derive(Clone, Copy, Debug)]
-struct Rate {
+pub(super) struct Rate {
     /// From one token to the next.
     interval_ns: u64,
     /// Until an empty bucket is full.
@@ -65,7 +75,7 @@ struct Rate {
 ///
 /// A bucket is the moment at which it will be full again; each token taken puts that off by one interval.
 #[derive(Debug)]
-struct Buckets<K> {
+pub(super) struct Buckets<K> {
     full_at_ns: HashMap<K, u64>,
 }
 
@@ -110,33 +120,33 @@ impl Rates {
         may_come_in
     }
 
-    /// Counts a PUBLISH of `identity`, which may send `per_s` of them, 0 for any number. If that was more than the rate
-    /// allows, `identity` is paused from now on: the moment at which [`Rates::handle_pause_over`] is due is given back.
+    /// Counts a PUBLISH of `publisher`, who may send `per_s` of them, 0 for any number. If that was more than the rate
+    /// allows, `publisher` is paused from now on: the moment at which [`Rates::handle_pause_over`] is due is given back.
     ///
     /// What was read at once may hold many messages, so a bucket can be overdrawn; the pause is the longer for it.
-    pub fn note_publish(&mut self, identity: IdentityId, per_s: u32, now: Mono) -> Option<Mono> {
+    pub fn note_publish(&mut self, publisher: Publisher, per_s: u32, now: Mono) -> Option<Mono> {
         let rate = Rate::new(per_s, SECOND_NS, PUBLISH_BURST_S)?;
-        self.publishes.take(identity, rate, now);
-        let wait = self.publishes.wait(&identity, rate, now);
+        self.publishes.take(publisher, rate, now);
+        let wait = self.publishes.wait(&publisher, rate, now);
         if wait.is_zero() {
             return None;
         }
-        self.paused.insert(identity, now + wait);
+        self.paused.insert(publisher, now + wait);
         Some(now + wait)
     }
 
-    /// Until when nothing is read from `identity`, if it is paused.
-    pub fn paused_until(&self, identity: IdentityId) -> Option<Mono> {
-        self.paused.get(&identity).copied()
+    /// Until when nothing is read from `publisher`, if that is paused.
+    pub fn paused_until(&self, publisher: Publisher) -> Option<Mono> {
+        self.paused.get(&publisher).copied()
     }
 
-    /// The pause of `identity` is over, unless it was put off in the meantime: then the new moment is given back.
-    pub fn handle_pause_over(&mut self, identity: IdentityId, now: Mono) -> Option<Mono> {
-        let until = self.paused_until(identity)?;
+    /// The pause of `publisher` is over, unless it was put off in the meantime: then the new moment is given back.
+    pub fn handle_pause_over(&mut self, publisher: Publisher, now: Mono) -> Option<Mono> {
+        let until = self.paused_until(publisher)?;
         if until > now {
             return Some(until);
         }
-        self.paused.remove(&identity);
+        self.paused.remove(&publisher);
         None
     }
 }
@@ -144,26 +154,26 @@ impl Rates {
 impl Rate {
     /// `count` in each `span_ns`, and as much at once as comes together in `burst_s`, at least one; none if `count` is
     /// 0.
-    fn new(count: u32, span_ns: u64, burst_s: u64) -> Option<Self> {
+    pub(super) fn new(count: u32, span_ns: u64, burst_s: u64) -> Option<Self> {
         let interval_ns = span_ns.checked_div(count.into())?.max(1);
         Some(Self { interval_ns, depth_ns: interval_ns.max(burst_s * SECOND_NS) })
     }
 }
 
 impl<K: Copy + Ord + Hash> Buckets<K> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { full_at_ns: HashMap::new() }
     }
 
     /// How long until `key` has a token.
-    fn wait(&self, key: &K, rate: Rate, now: Mono) -> Duration {
+    pub(super) fn wait(&self, key: &K, rate: Rate, now: Mono) -> Duration {
         let full_at_ns = self.full_at_ns.get(key).copied().unwrap_or(0);
         let allowed_ns = nanoseconds(now) + rate.depth_ns;
         Duration::from_nanos((full_at_ns + rate.interval_ns).saturating_sub(allowed_ns))
     }
 
     /// Takes a token of `key`, whether it has one or not.
-    fn take(&mut self, key: K, rate: Rate, now: Mono) {
+    pub(super) fn take(&mut self, key: K, rate: Rate, now: Mono) {
         if self.full_at_ns.len() >= RATED_MAX && !self.full_at_ns.contains_key(&key) {
             self.make_room(now);
         }
@@ -194,6 +204,7 @@ mod tests {
     use std::{collections::BTreeSet, net::Ipv4Addr};
 
     const PUMP: IdentityId = IdentityId(1);
+    const PUMP_SENDS: Publisher = Publisher::Identity(PUMP);
     const FAN: IdentityId = IdentityId(2);
 
     fn address(n: u32) -> IpAddr {
@@ -284,7 +295,7 @@ mod tests {
         for _ in 0..100_000 {
             assert_eq!(rates.note_connection(address(1), at_ms(0), &limits), Turn::Now);
             assert!(rates.note_connect(PUMP, at_ms(0), &limits));
-            assert_eq!(rates.note_publish(PUMP, 0, at_ms(0)), None);
+            assert_eq!(rates.note_publish(PUMP_SENDS, 0, at_ms(0)), None);
         }
         assert!(rates.connections.full_at_ns.is_empty() && rates.publishes.full_at_ns.is_empty());
     }
@@ -294,30 +305,32 @@ mod tests {
         let mut rates = Rates::default();
         // A thousand in a second, five thousand at once.
         for _ in 0..4999 {
-            assert_eq!(rates.note_publish(PUMP, 1000, at_ms(0)), None);
+            assert_eq!(rates.note_publish(PUMP_SENDS, 1000, at_ms(0)), None);
         }
-        assert_eq!(rates.paused_until(PUMP), None);
-        assert_eq!(rates.note_publish(PUMP, 1000, at_ms(0)), Some(at_ms(1)));
-        assert_eq!(rates.paused_until(PUMP), Some(at_ms(1)));
-        assert_eq!(rates.paused_until(FAN), None);
-        assert_eq!(rates.handle_pause_over(PUMP, at_ms(1)), None);
-        assert_eq!(rates.paused_until(PUMP), None);
+        assert_eq!(rates.paused_until(PUMP_SENDS), None);
+        assert_eq!(rates.note_publish(PUMP_SENDS, 1000, at_ms(0)), Some(at_ms(1)));
+        assert_eq!(rates.paused_until(PUMP_SENDS), Some(at_ms(1)));
+        for other in [Publisher::Identity(FAN), Publisher::Address(address(1))] {
+            assert_eq!(rates.paused_until(other), None);
+        }
+        assert_eq!(rates.handle_pause_over(PUMP_SENDS, at_ms(1)), None);
+        assert_eq!(rates.paused_until(PUMP_SENDS), None);
         // It goes on at its rate: one and a pause, one and a pause.
-        assert_eq!(rates.note_publish(PUMP, 1000, at_ms(1)), Some(at_ms(2)));
+        assert_eq!(rates.note_publish(PUMP_SENDS, 1000, at_ms(1)), Some(at_ms(2)));
     }
 
     #[test]
     fn what_was_read_beyond_the_rate_makes_the_pause_longer() {
         let mut rates = Rates::default();
         for n in 0..5 + 20 {
-            let until = rates.note_publish(PUMP, 1, at_ms(0));
+            let until = rates.note_publish(PUMP_SENDS, 1, at_ms(0));
             assert_eq!(until, (n >= 4).then(|| at_ms((n - 3) * 1000)));
         }
         // The deadline of the first of them comes too early.
-        assert_eq!(rates.handle_pause_over(PUMP, at_ms(1000)), Some(at_ms(21_000)));
-        assert_eq!(rates.handle_pause_over(PUMP, at_ms(21_000)), None);
-        assert_eq!(rates.handle_pause_over(PUMP, at_ms(21_000)), None, "it was over already");
-        assert_eq!(rates.note_publish(PUMP, 1, at_ms(60_000)), None, "all is forgiven with time");
+        assert_eq!(rates.handle_pause_over(PUMP_SENDS, at_ms(1000)), Some(at_ms(21_000)));
+        assert_eq!(rates.handle_pause_over(PUMP_SENDS, at_ms(21_000)), None);
+        assert_eq!(rates.handle_pause_over(PUMP_SENDS, at_ms(21_000)), None, "it was over already");
+        assert_eq!(rates.note_publish(PUMP_SENDS, 1, at_ms(60_000)), None, "all is forgiven with time");
     }
 
     #[test]
@@ -329,10 +342,10 @@ mod tests {
                 chance =
                     chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 sent += 1;
-                match rates.note_publish(PUMP, per_s, now) {
+                match rates.note_publish(PUMP_SENDS, per_s, now) {
                     Some(until) => {
                         now = until;
-                        rates.handle_pause_over(PUMP, now);
+                        rates.handle_pause_over(PUMP_SENDS, now);
                     }
                     // Now and then it is silent for a while.
                     None if chance >> 60 == 0 => now = now + Duration::from_micros(chance >> 54),
@@ -364,7 +377,7 @@ mod tests {
         let (mut rates, limits) = (Rates::default(), limits(1));
         for _ in 0..3 {
             rates.note_connection(address(1), Mono(u64::MAX), &limits);
-            rates.note_publish(PUMP, 1, Mono(u64::MAX));
+            rates.note_publish(PUMP_SENDS, 1, Mono(u64::MAX));
         }
     }
 }

@@ -48,6 +48,7 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let (identity, since) = (session.identity, session.offline_since);
         session.conn = Some(conn);
+        session.token = fresh.token;
         session.rights = fresh.rights;
         session.name = fresh.name;
         session.expiry_s = fresh.expiry_s;

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use forebay::{
     identity::{Grant, Rights},
     ids::DeviceName,
+    session::rights::is_the_brokers,
 };
 
 use super::{
@@ -22,11 +23,17 @@ pub enum ClientCommand {
         #[arg(value_parser = identities::name)]
         name: DeviceName,
         /// Where it may publish; may be given again [default: everywhere but the hub's topics, devices/ and $]
-        #[arg(long, value_name = "FILTER", value_parser = filter)]
+        #[arg(long, value_name = "FILTER", value_parser = publish_filter)]
         publish: Vec<String>,
+        /// It publishes nowhere
+        #[arg(long, conflicts_with = "publish")]
+        publish_nothing: bool,
         /// What it may subscribe to; may be given again [default: everything but the hub's topics and $]
         #[arg(long, value_name = "FILTER", value_parser = filter)]
         subscribe: Vec<String>,
+        /// It subscribes to nothing
+        #[arg(long, conflicts_with = "subscribe")]
+        subscribe_nothing: bool,
         /// Takes the token from standard input instead of making one; the one value is `-`
         #[arg(long, value_name = "-", allow_hyphen_values = true)]
         token: Option<String>,
@@ -42,9 +49,12 @@ pub enum ClientCommand {
 /// If the client is not there, or is there already, or the registry cannot be used.
 pub fn run(global: &GlobalArguments, command: ClientCommand) -> Result<(), Failure> {
     match command {
-        ClientCommand::Add { name, publish, subscribe, token } => {
+        ClientCommand::Add { name, publish, publish_nothing, subscribe, subscribe_nothing, token } => {
             token.as_deref().map_or(Ok(()), token_source::is_given)?;
-            let rights = Rights { publish: grant(publish), subscribe: grant(subscribe) };
+            let rights = Rights {
+                publish: grant(publish, publish_nothing),
+                subscribe: grant(subscribe, subscribe_nothing),
+            };
             let mut book = identities::open(global, Making::IfMissing)?;
             identities::add(Kind::Client, &name, token.is_some(), false, |token| {
                 book.registry.add_client(&name, rights.clone(), &token.hash(), now()).map(drop)
@@ -54,8 +64,16 @@ pub fn run(global: &GlobalArguments, command: ClientCommand) -> Result<(), Failu
     }
 }
 
-fn grant(filters: Vec<String>) -> Grant {
-    if filters.is_empty() { Grant::Ordinary } else { Grant::Only(filters) }
+fn grant(filters: Vec<String>, is_nothing: bool) -> Grant {
+    if filters.is_empty() && !is_nothing { Grant::Ordinary } else { Grant::Only(filters) }
+}
+
+/// Nothing is granted that nobody gets.
+fn publish_filter(text: &str) -> Result<String, String> {
+    if is_the_brokers(text) {
+        return Err(format!("{text:?} is the broker's own; nobody publishes there"));
+    }
+    filter(text)
 }
 
 fn filter(text: &str) -> Result<String, String> {
@@ -69,7 +87,8 @@ mod tests {
 
     #[test]
     fn no_filter_means_the_ordinary_rights_and_any_filter_only_what_it_covers() {
-        assert_eq!(grant(vec![]), Grant::Ordinary);
-        assert_eq!(grant(vec!["a/#".to_owned()]), Grant::Only(vec!["a/#".to_owned()]));
+        assert_eq!(grant(vec![], false), Grant::Ordinary);
+        assert_eq!(grant(vec!["a/#".to_owned()], false), Grant::Only(vec!["a/#".to_owned()]));
+        assert_eq!(grant(vec![], true), Grant::Only(vec![]));
     }
 }

@@ -33,6 +33,9 @@ pub fn device_filter(template: &str) -> Result<(), String> {
     if topics::is_hub_filter(&filter) {
         return Err(format!("{template:?} is the hub's; nothing in v1/, v2/ and /provision can be granted"));
     }
+    if filter.starts_with('$') {
+        return Err(format!("{template:?} begins with $; nothing of that kind can be granted to devices"));
+    }
     if filter.starts_with(DEVICES_NAME_SPACE) {
         return Err(format!(
             "{template:?} is for local clients; nothing in devices/ can be granted to devices"
@@ -68,6 +71,8 @@ mod tests {
             "/provision/response",
             "devices/{device}/x",
             "$share/g/{device}",
+            "$SYS/#",
+            "$custom/{device}",
             "a/{device}#",
         ] {
             assert!(device_filter(template).is_err(), "{template}");

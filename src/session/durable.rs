@@ -8,6 +8,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use crate::{
     clock::Mono,
+    identity::TokenMark,
     ids::{DeliveryId, IdentityId, MessageId, Seq, SessionId},
     mqtt::{PacketId, QoS},
     record::{Quarantined, Record, SetAsideId, Settlement},
@@ -115,6 +116,8 @@ pub struct SessionRow {
     pub identity: IdentityId,
     /// With `identity` the session's key.
     pub client_id: Box<str>,
+    /// The token it belongs to as well; none if that was not kept yet.
+    pub token: Option<TokenMark>,
     /// Seconds it outlives its connection; `u32::MAX` stands for ever. [§3.1.2.11.2]
     pub expiry_s: u32,
     /// When its last connection ended; none while it has one.

@@ -117,6 +117,7 @@ pub fn admit(
     let mut session = Session {
         identity: identity.id,
         name: identity.name.clone(),
+        token: identity.token_hash.mark(),
         rights,
         client_id,
         conn: None,
@@ -125,6 +126,7 @@ pub fn admit(
         expiry_s: 0,
         unreleased: BTreeSet::new(),
         subscriptions: BTreeSet::new(),
+        own_subscriptions: BTreeMap::new(),
         outgoing: Outgoing::new(window),
         will: will.map(Box::new),
     };

@@ -8,39 +8,44 @@ use crate::{
 
 /// Where the broker tells local clients what devices sent; nobody else publishes there.
 pub const DEVICES_NAME_SPACE: &str = "devices/";
+/// Where the broker tells of itself, and where shared subscriptions begin; nobody publishes there, whoever grants it.
+const BROKERS_NAME_SPACES: [&str; 2] = ["$SYS", "$share"];
 /// What stands for the device's name in what the operator grants to devices.
 const DEVICE_PLACEHOLDER: &str = "{device}";
 
-/// The rights of one connection, fixed when it was let in.
+/// The rights of one session; only whether it is a gateway's may change while it lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessRights {
     publish: Grant,
     subscribe: Grant,
     is_device: bool,
+    is_gateway: bool,
 }
 
 impl AccessRights {
     /// The rights of `identity`.
     pub fn of(identity: &Identity, grants: &DeviceGrants) -> Self {
         match &identity.role {
-            Role::Device => {
+            Role::Device | Role::Gateway => {
                 let name = identity.name.as_str();
                 let granted = |filters: &[String]| {
                     // A name holds no wildcard and no slash, so it cannot widen a filter; but one that comes first
                     // could lead into a name space that nobody granted.
                     let named = filters.iter().map(|filter| filter.replace(DEVICE_PLACEHOLDER, name));
-                    Grant::Only(named.filter(|filter| !is_reserved(filter)).collect())
+                    Grant::Only(named.filter(|text| !text.starts_with('$') && !is_reserved(text)).collect())
                 };
                 Self {
                     publish: granted(&grants.publish),
                     subscribe: granted(&grants.subscribe),
                     is_device: true,
+                    is_gateway: identity.role == Role::Gateway,
                 }
             }
             Role::Client(rights) => Self {
                 publish: rights.publish.clone(),
                 subscribe: rights.subscribe.clone(),
                 is_device: false,
+                is_gateway: false,
             },
         }
     }
@@ -50,13 +55,23 @@ impl AccessRights {
         self.is_device
     }
 
+    /// Whether it speaks for devices behind it as well.
+    pub fn is_gateway(&self) -> bool {
+        self.is_gateway
+    }
+
+    /// It speaks for devices behind it from now on, or does not any more; a local client never does.
+    pub fn set_gateway(&mut self, is_gateway: bool) {
+        self.is_gateway = is_gateway && self.is_device;
+    }
+
     /// Whether it may publish to `topic`, the device API apart.
     pub fn may_publish(&self, topic: TopicName<'_>) -> bool {
         if is_reserved(topic.as_str()) {
             return false;
         }
         match &self.publish {
-            Grant::Ordinary => true,
+            Grant::Ordinary => !topic.as_str().starts_with('$'),
             Grant::Only(filters) => {
                 filters.iter().any(|filter| TopicFilter::parse(filter).is_ok_and(|f| f.matches(topic)))
             }
@@ -75,7 +90,12 @@ impl AccessRights {
 
 /// Whether a topic or filter lies where only the broker and the hub have a say.
 fn is_reserved(text: &str) -> bool {
-    text.starts_with('$') || text.starts_with(DEVICES_NAME_SPACE) || topics::is_hub_filter(text)
+    is_the_brokers(text) || text.starts_with(DEVICES_NAME_SPACE) || topics::is_hub_filter(text)
+}
+
+/// Whether a topic or filter begins with `$SYS` or `$share` as its first level.
+pub fn is_the_brokers(text: &str) -> bool {
+    text.split('/').next().is_some_and(|level| BROKERS_NAME_SPACES.contains(&level))
 }
 
 /// Whether everything that `filter` matches is matched by `granted`.
@@ -170,6 +190,32 @@ mod tests {
         }
         for refused in ["v1/#", "v2/+", "$SYS/#", "/provision/response"] {
             assert!(!any.may_subscribe(filter(refused)), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_topic_that_begins_with_a_dollar_may_be_published_to_if_it_was_named_and_is_not_the_brokers() {
+        let with = |publish: &[&str]| {
+            let publish = Grant::Only(publish.iter().map(|filter| (*filter).to_owned()).collect());
+            let role = Role::Client(Rights { publish, subscribe: Grant::Ordinary });
+            AccessRights::of(&identity("red", role), &DeviceGrants::default())
+        };
+        let custom = with(&["$custom/#", "#"]);
+        assert!(custom.may_publish(topic("$custom/a")) && custom.may_publish(topic("$custom")));
+        for refused in ["$customs/a", "$x", "$SYS/a", "$share/g/a"] {
+            assert!(!custom.may_publish(topic(refused)), "{refused}");
+        }
+        let everywhere = ["#", "+/#", "$SYS", "$SYS/#", "$SYS/+", "$share", "$share/#"];
+        let all = with(&everywhere);
+        for refused in ["$SYS", "$SYS/a", "$SYS/", "$share", "$share/a", "$share/g/a", "$custom/a"] {
+            assert!(!all.may_publish(topic(refused)), "{refused}");
+        }
+        let everywhere = everywhere.map(str::to_owned).to_vec();
+        let grants =
+            DeviceGrants { publish: [everywhere, vec!["$custom/#".to_owned()]].concat(), subscribe: vec![] };
+        let pump = AccessRights::of(&identity("pump", Role::Device), &grants);
+        for refused in ["$SYS/a", "$share/a", "$custom/a"] {
+            assert!(!pump.may_publish(topic(refused)), "a device: {refused}");
         }
     }
 

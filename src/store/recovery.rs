@@ -16,6 +16,7 @@ use rusqlite::{Connection, Row, types::FromSql};
 use super::boots::Boot;
 use crate::{
     clock::Mono,
+    identity::TokenMark,
     ids::{DeliveryId, IdentityId, MessageId, SessionId},
     mqtt::{PacketId, QoS, TopicFilter},
     session::{
@@ -91,13 +92,14 @@ impl Tables<'_> {
 
     fn sessions(&self) -> rusqlite::Result<Sessions> {
         let mut sessions = Sessions::new();
-        self.each("sessions", "session, identity, client_id, expiry_s, ended_ms", |row| {
+        self.each("sessions", "session, identity, client_id, expiry_s, ended_ms, token", |row| {
             let row = SessionRow {
                 id: SessionId(number(row, 0)?),
                 identity: IdentityId(get(row, 1)?),
                 client_id: get::<String>(row, 2)?.into(),
                 expiry_s: get(row, 3)?,
                 ended: self.time(row, 4)?,
+                token: get::<Option<i64>>(row, 5)?.map(TokenMark),
             };
             let session = RecoveredSession {
                 row,

@@ -28,7 +28,7 @@ pub(super) const JOURNAL: Schema = Schema {
     open_action: "open the journal",
     application_id: 0x4642_4A31,
     shrinks: true,
-    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4],
+    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5],
 };
 
 /// The schema of `registry.db`.
@@ -37,7 +37,7 @@ pub(super) const REGISTRY: Schema = Schema {
     open_action: "open the registry",
     application_id: 0x4642_5231,
     shrinks: false,
-    migrations: &[REGISTRY_1, REGISTRY_2],
+    migrations: &[REGISTRY_1, REGISTRY_2, REGISTRY_3],
 };
 
 // The journal has no second index and no key out of insertion order: either would write every commit several times.
@@ -193,6 +193,11 @@ CREATE TABLE settled_devices (
 ) STRICT, WITHOUT ROWID;
 ";
 
+// A session belongs to a token as well, so that one that was changed while the broker was not running ends it.
+const JOURNAL_5: &str = "
+ALTER TABLE sessions ADD COLUMN token INTEGER;
+";
+
 const REGISTRY_1: &str = "
 CREATE TABLE devices (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -213,6 +218,14 @@ ALTER TABLE devices RENAME TO identities;
 ALTER TABLE identities ADD COLUMN kind INTEGER NOT NULL DEFAULT 0 CHECK (kind IN (0, 1));
 ALTER TABLE identities ADD COLUMN publish TEXT CHECK (publish IS NULL OR kind = 1);
 ALTER TABLE identities ADD COLUMN subscribe TEXT CHECK (subscribe IS NULL OR kind = 1);
+PRAGMA ignore_check_constraints = OFF;
+";
+
+// A device may be a gateway, which speaks for others behind it. As above, a damaged row must come along.
+const REGISTRY_3: &str = "
+PRAGMA ignore_check_constraints = ON;
+ALTER TABLE identities ADD COLUMN gateway INTEGER NOT NULL DEFAULT 0
+    CHECK (gateway IN (0, 1) AND (gateway = 0 OR kind = 0));
 PRAGMA ignore_check_constraints = OFF;
 ";
 

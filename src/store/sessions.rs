@@ -7,6 +7,7 @@ use rusqlite::{Transaction, params};
 
 use super::boots::Boot;
 use crate::{
+    identity::TokenMark,
     ids::{DeliveryId, MessageId, SessionId},
     session::{
         Message, Terms, Will,
@@ -73,19 +74,22 @@ impl Tables<'_> {
 
     fn put_session(&self, row: &SessionRow) -> rusqlite::Result<()> {
         let ended_ms = row.ended.map(|ended| self.boot.running_ms(ended));
-        let values = params![number(row.id.0), row.identity.0, row.client_id, row.expiry_s, ended_ms];
+        let token = row.token.map(|TokenMark(mark)| mark);
+        let values = params![number(row.id.0), row.identity.0, row.client_id, row.expiry_s, ended_ms, token];
         // An INSERT would write down the largest number given, even where it finds the session there.
         let known = self
             .transaction
             .prepare_cached(
-                "UPDATE sessions SET identity = ?2, client_id = ?3, expiry_s = ?4, ended_ms = ?5 WHERE session = ?1",
+                "UPDATE sessions SET identity = ?2, client_id = ?3, expiry_s = ?4, ended_ms = ?5, token = ?6
+                 WHERE session = ?1",
             )?
             .execute(values)?;
         if known == 1 {
             return Ok(());
         }
         self.run(
-            "INSERT INTO sessions (session, identity, client_id, expiry_s, ended_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO sessions (session, identity, client_id, expiry_s, ended_ms, token)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             values,
         )
     }

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use crate::{
     clock::{Mono, Now, Wall},
+    identity::TokenMark,
     ids::{DeliveryId, IdentityId, MessageId, Seq, SessionId},
     mqtt::{PacketId, PropertiesBuf, Property, QoS, TopicName},
     session::{
@@ -37,6 +38,7 @@ fn row(id: SessionId) -> SessionRow {
         id,
         identity: IdentityId(7),
         client_id: format!("клиент {}", id.0).into(),
+        token: Some(TokenMark(i64::MIN + 5)),
         expiry_s: 3600,
         ended: None,
     }
@@ -136,7 +138,7 @@ fn a_new_journal_has_no_session() {
 
 #[test]
 fn a_session_comes_back_with_its_last_terms() {
-    let ended = SessionRow { expiry_s: u32::MAX, ended: Some(seconds(12)), ..row(S1) };
+    let ended = SessionRow { token: None, expiry_s: u32::MAX, ended: Some(seconds(12)), ..row(S1) };
     let found = recovered(vec![Change::Session(row(S1)), Change::Session(ended.clone())]);
     assert_eq!(found.sessions, [session(ended.clone())]);
     let found = recovered(vec![Change::Session(ended), Change::Session(row(S1))]);

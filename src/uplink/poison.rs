@@ -114,8 +114,18 @@ impl Poison {
     /// and only another's can show whether it is.
     pub(super) fn puts_off(&self, device: &DeviceName) -> bool {
         self.hub_at_fault
-            && (self.stretches.iter().any(|stretch| stretch.device == *device)
-                || self.suspects.iter().any(|suspect| suspect.row.device == *device))
+            && (self.stretches.iter().any(|stretch| stretch.device == *device) || self.suspects_of(device))
+    }
+
+    /// Whether it is being found out which reading the hub closes the connection on, so that nothing else should go
+    /// without need.
+    pub(super) fn is_judging(&self) -> bool {
+        self.stretches.iter().any(|stretch| stretch.guessed) || self.due_suspect().is_some()
+    }
+
+    /// Whether a reading of `device` is set aside.
+    pub(super) fn suspects_of(&self, device: &DeviceName) -> bool {
+        self.suspects.iter().any(|suspect| suspect.row.device == *device)
     }
 
     /// Readings set aside.

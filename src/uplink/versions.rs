@@ -80,7 +80,7 @@ impl Versions {
     }
 }
 
-fn other(version: ProtocolVersion) -> ProtocolVersion {
+pub(super) fn other(version: ProtocolVersion) -> ProtocolVersion {
     match version {
         ProtocolVersion::V5 => ProtocolVersion::V311,
         ProtocolVersion::V31 | ProtocolVersion::V311 => ProtocolVersion::V5,

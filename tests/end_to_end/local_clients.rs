@@ -6,9 +6,9 @@ use crate::support::{
     broker::Broker,
     client::{Client, Event},
     home::{Home, stderr},
-    packets::Connect,
+    packets::{Connect, Publish},
     wait::WITHIN_A_SECOND,
-    wire::Version,
+    wire::{Version, subscribe},
 };
 
 fn answer(broker: &Broker, token: &str) -> u8 {
@@ -77,10 +77,86 @@ fn a_client_has_the_token_and_the_rights_it_was_given() {
 }
 
 #[test]
+fn a_client_may_be_given_one_of_publishing_and_subscribing_alone() {
+    let broker = Broker::start();
+    let sensor = token_of(&broker.must(&["client", "add", "sensor", "--subscribe-nothing"]));
+    let display = token_of(&broker.must(&["client", "add", "display", "--publish-nothing"]));
+    let rights = |name: &str| {
+        let shown = broker.must(&["client", "show", name, "--json"]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        (shown["publish"].clone(), shown["subscribe"].clone())
+    };
+    let (null, nothing) = (serde_json::Value::Null, serde_json::json!([]));
+    assert_eq!(rights("sensor"), (null.clone(), nothing.clone()));
+    assert_eq!(rights("display"), (nothing, null));
+
+    let (mut publisher, mut listener) = (Client::dial(broker.plain()), Client::dial(broker.plain()));
+    publisher.connect(Version::V5, "sensor", &sensor);
+    listener.connect(Version::V5, "display", &display);
+    for (client, code) in [(&mut publisher, 0x87), (&mut listener, 1)] {
+        client.send(&subscribe(Version::V5, 1, &[("hall/#", 1)]));
+        assert_eq!(client.packet().codes(Version::V5, 1), Some(&[code][..]));
+    }
+    assert_eq!(listener.publish("hall/lamp", "on"), 0x87);
+    assert_eq!(publisher.publish("hall/lamp", "on"), 0);
+    let message = Publish::read(Version::V5, &listener.packet()).expect("a PUBLISH");
+    assert_eq!(message.told(), ("hall/lamp", "on"));
+}
+
+#[test]
+fn a_client_publishes_to_a_topic_with_a_dollar_if_it_was_named_and_never_to_the_brokers_own() {
+    let broker = Broker::start();
+    let given = ["--publish", "$custom/#", "--publish", "#", "--subscribe", "$custom/#", "--subscribe", "#"];
+    let token = token_of(&broker.must(&[&["client", "add", "red"][..], &given].concat()));
+    let ordinary = broker.add_client("ordinary");
+    let online = |client_id: &str, token: &str| {
+        let mut client = Client::dial(broker.plain());
+        client.connect(Version::V5, client_id, token);
+        client
+    };
+    let mut red = online("red", &token);
+    for topic in ["$SYS/broker/version", "$SYS/x", "$share/g/a", "$other/x"] {
+        assert_eq!(red.publish(topic, "x"), 0x87, "{topic}");
+    }
+    let mut other = online("other", &ordinary);
+    assert_eq!(other.publish("$custom/a", "x"), 0x87, "it was granted to another");
+
+    let filters = [("$custom/#", 1), ("#", 1)];
+    let mut named = online("named", &token);
+    let mut wild = online("wild", &token);
+    for (client, filter) in [(&mut named, filters[0]), (&mut wild, filters[1])] {
+        client.send(&subscribe(Version::V5, 1, &[filter]));
+        assert_eq!(client.packet().codes(Version::V5, 1), Some(&[1][..]));
+    }
+    red.send(&Publish::new("$custom/a", "1").qos(1, 100).retain().bytes(Version::V5));
+    assert_eq!(red.packet().puback(), Some((100, 0)));
+    assert_eq!(red.publish("end", "2"), 0);
+    let told = |client: &mut Client| {
+        let message = Publish::read(Version::V5, &client.packet()).expect("a PUBLISH");
+        (message.told().0.to_owned(), message.told().1.to_owned())
+    };
+    assert_eq!(told(&mut named), ("$custom/a".to_owned(), "1".to_owned()));
+    assert_eq!(told(&mut wild), ("end".to_owned(), "2".to_owned()), "a leading wildcard [MQTT-4.7.2-1]");
+
+    // The retained message comes to who asks for it by name, and only then.
+    let mut late = online("late", &token);
+    late.send(&subscribe(Version::V5, 1, &[filters[1]]));
+    assert_eq!(late.packet().codes(Version::V5, 1), Some(&[1][..]));
+    assert!(late.ping(WITHIN_A_SECOND), "nothing comes before the PINGRESP");
+    late.send(&subscribe(Version::V5, 2, &[filters[0]]));
+    assert_eq!(late.packet().codes(Version::V5, 2), Some(&[1][..]));
+    assert_eq!(told(&mut late), ("$custom/a".to_owned(), "1".to_owned()));
+}
+
+#[test]
 fn a_filter_that_is_none_is_named_and_nothing_is_added() {
     let home = Home::new();
-    for (flag, filter) in [("--publish", "hall/#/lamp"), ("--subscribe", "$share/g/hall"), ("--publish", "")]
-    {
+    for (flag, filter) in [
+        ("--publish", "hall/#/lamp"),
+        ("--subscribe", "$share/g/hall"),
+        ("--publish", "$SYS/#"),
+        ("--publish", ""),
+    ] {
         let output = home.run(&["client", "add", "red", flag, filter]);
         assert_eq!(output.status.code(), Some(2), "{filter:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(&format!("{filter:?}")), "{filter:?}: {}", stderr(&output));

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Seeds within which a control must be caught.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 300;
 
 /// The first seed that says one of the `words` of what was done on purpose.
 fn caught(sabotage: Sabotage, cast: Cast, words: &[&str]) {

@@ -23,7 +23,7 @@ mod follower;
 mod found;
 mod gateway;
 #[allow(dead_code, reason = "each test binary uses its own part of the model")]
-#[path = "../uplink/hub.rs"]
+#[path = "../hub/mod.rs"]
 mod hub;
 mod line;
 mod local;

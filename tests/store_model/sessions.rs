@@ -4,6 +4,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use forebay::{
     clock::{ClockState, Mono, Now, Wall},
+    identity::TokenMark,
     ids::{DeliveryId, IdentityId, MessageId, SessionId},
     mqtt::{PacketId, PropertiesBuf, Property, QoS},
     session::{
@@ -132,6 +133,7 @@ impl<'a> Both<'a> {
             id,
             identity: IdentityId(self.chance.below(5) as i64),
             client_id: format!("client {}", id.0).into(),
+            token: self.chance.coin().then(|| TokenMark(self.chance.below(3) as i64)),
             expiry_s: if self.chance.coin() { u32::MAX } else { self.chance.below(100_000) as u32 },
             // The end of a connection is never in the future.
             ended: self.chance.coin().then_some(self.now),

@@ -387,3 +387,77 @@ fn what_a_session_on_disk_is_owed_is_not_acknowledged_while_the_store_is_out_of_
         assert_eq!(world.sent(again), puback(1));
     }
 }
+
+/// Everybody as before, but the local client with another token.
+fn with_another_token(token: &str) -> Vec<Identity> {
+    let mut identities = identities();
+    identities[2].token_hash = TokenHash::of(token);
+    identities
+}
+
+#[test]
+fn a_token_that_was_changed_while_the_broker_was_not_running_ends_the_sessions_of_its_identity() {
+    for was_connected in [false, true] {
+        let mut world = World::new();
+        let conn = world.durable_subscriber(5, "sub", "a", 1);
+        if !was_connected {
+            world.drop_connection(conn);
+        }
+        let publisher = world.panel(4, "pub");
+        world.send(publisher, &message(4, 0x02, 1, "a", &[], "x"));
+        world.commit();
+        world.restart();
+        assert_eq!(world.durable.recovered().sessions.len(), 1, "the token is the same");
+        world.restart_with(with_another_token("OTHERTOKEN"));
+        world.wait(Duration::from_secs(1));
+        world.commit();
+        let found = world.durable.recovered();
+        assert!(found.sessions.is_empty() && found.messages.is_empty(), "{found:?}");
+        let conn = world.accept();
+        world.send(conn, &connect_with(5, "sub", Some("OTHERTOKEN"), 60, 0x00, &expiry(1000)));
+        world.commit();
+        let said = world.sent(conn);
+        assert_eq!((said[0], said[2], said[3]), (0x20, 0, 0), "a new session: {said:02x?}");
+    }
+}
+
+#[test]
+fn a_session_of_before_tokens_were_noted_goes_on_and_its_token_is_noted_then() {
+    let mut world = World::new();
+    let conn = world.durable_subscriber(5, "sub", "a", 1);
+    world.drop_connection(conn);
+    let mut recovered = world.durable.recovered();
+    recovered.sessions[0].row.token = None;
+    let grants = DeviceGrants::default();
+    let start = Start { identities: identities(), grants, recovered, seed: 8 };
+    world.broker = Broker::new(Limits::default(), start, world.now);
+    world.wait(Duration::from_secs(1));
+    assert!(world.commit());
+    let row = world.durable.recovered().sessions[0].row.clone();
+    assert_eq!(row.token, Some(TokenHash::of(PANEL_TOKEN).mark()));
+    assert!(world.durable(5, "sub").1, "it is there");
+}
+
+#[test]
+fn the_will_of_a_session_that_ends_for_a_changed_token_is_published_at_the_start() {
+    let mut world = World::new();
+    let keeper = world.client(4, FAN_TOKEN, "fan");
+    assert!(world.is_open(keeper));
+    let conn = world.accept();
+    let mut body = string("MQTT");
+    // Version 5, a retained will of QoS 1, the session kept, and a delay of an hour.
+    body.extend([5, 0x2C | 0x80, 0, 60, 5, 0x11, 0, 0, 3, 0xE8]);
+    body.extend(string("sub"));
+    body.extend([5, 0x18, 0, 0, 14, 16]);
+    body.extend([string("gone"), string("x"), string(PANEL_TOKEN)].concat());
+    world.send(conn, &packet(0x10, &body));
+    world.commit();
+    assert_eq!(world.sent(conn)[3], 0);
+    world.restart_with(with_another_token("OTHERTOKEN"));
+    world.wait(Duration::from_secs(1));
+    world.commit();
+    let found = world.durable.recovered();
+    assert!(found.sessions.is_empty());
+    let retained: Vec<_> = found.retained.iter().map(|message| message.topic().as_str().to_owned()).collect();
+    assert_eq!(retained, ["gone"]);
+}

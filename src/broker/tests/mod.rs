@@ -3,7 +3,10 @@
 mod closing;
 mod connecting;
 mod delivering;
+mod downlink;
 mod durable;
+mod gateways;
+mod learning;
 mod pacing;
 mod publishing;
 mod retaining;
@@ -131,8 +134,13 @@ impl World {
 
     /// The broker is killed and started again: what was not committed is lost, and so are all connections.
     fn restart(&mut self) {
+        self.restart_with(identities());
+    }
+
+    /// The same, with a registry that was changed meanwhile.
+    fn restart_with(&mut self, identities: Vec<Identity>) {
         let start = Start {
-            identities: identities(),
+            identities,
             grants: DeviceGrants::default(),
             recovered: self.durable.recovered(),
             seed: 8,

@@ -142,3 +142,88 @@ fn a_packet_that_is_not_finished_after_the_pause_closes() {
     world.wait(Duration::from_secs(30));
     assert_eq!(world.closed(pump), Some(CloseReason::PacketTimeout));
 }
+
+const AWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+#[test]
+fn an_address_over_its_rate_is_not_read_from_whoever_sends_and_others_are() {
+    // Ten in a second, fifty at once.
+    let mut world = World::with_limits(|limits| limits.publishes_per_address_per_s = 10);
+    let (pump, fan) = (world.pump(), world.client(4, FAN_TOKEN, "fan"));
+    let panel = world.accept_from(AWAY);
+    world.send(panel, &connect(4, "panel", Some(PANEL_TOKEN), 60));
+    world.send(pump, &publish(4, 0, "{\"a\":1}").repeat(30));
+    assert!(world.broker.wants_bytes(pump) && world.broker.wants_bytes(fan));
+    world.send(fan, &publish(4, 0, "{\"a\":1}").repeat(30));
+    assert!(!world.broker.wants_bytes(pump) && !world.broker.wants_bytes(fan), "the rate is the address's");
+    assert!(world.broker.wants_bytes(panel));
+    let newcomer = world.accept();
+    assert!(world.broker.wants_bytes(newcomer), "a CONNECT is no PUBLISH");
+
+    world.wait(SECOND);
+    assert!(!world.broker.wants_bytes(fan));
+    world.wait(SECOND / 10);
+    assert!(world.broker.wants_bytes(pump) && world.broker.wants_bytes(fan));
+    world.wait(SECOND);
+    world.commit();
+    assert_eq!(world.stored.len(), 60, "nothing is lost by it");
+}
+
+#[test]
+fn an_address_and_an_identity_are_both_held_to_their_rates() {
+    let mut world = World::with_limits(|limits| {
+        limits.publishes_per_address_per_s = 100;
+        limits.device_publishes_per_s = 1;
+    });
+    let (pump, fan) = (world.pump(), world.client(4, FAN_TOKEN, "fan"));
+    world.send(pump, &publish(4, 0, "{\"a\":1}").repeat(10));
+    assert!(!world.broker.wants_bytes(pump) && world.broker.wants_bytes(fan));
+    world.send(fan, &publish(4, 0, "{\"a\":1}").repeat(490));
+    assert!(!world.broker.wants_bytes(fan));
+    world.wait(SECOND);
+    assert!(
+        !world.broker.wants_bytes(pump) && !world.broker.wants_bytes(fan),
+        "each waits for its own rate as well"
+    );
+}
+
+#[test]
+fn who_is_not_read_from_for_its_address_is_not_closed_for_silence_or_an_unfinished_packet() {
+    let mut world = World::with_limits(|limits| {
+        limits.publishes_per_address_per_s = 1;
+        limits.packet_timeout_s = 30;
+    });
+    let (pump, fan) = (world.pump(), world.client(4, FAN_TOKEN, "fan"));
+    let whole = publish(4, 0, "{\"a\":1}");
+    world.send(pump, &[&whole.repeat(905)[..], &whole[..5]].concat());
+    for _ in 0..90 {
+        assert!(!world.broker.wants_bytes(pump) && !world.broker.wants_bytes(fan));
+        world.wait(Duration::from_secs(10));
+        assert!(world.is_open(pump) && world.is_open(fan));
+    }
+    world.wait(SECOND);
+    assert!(world.broker.wants_bytes(pump) && world.broker.wants_bytes(fan));
+    // What they sent meanwhile is read only now.
+    world.wait(Duration::from_secs(28));
+    world.send(pump, &whole[5..]);
+    assert!(world.is_open(pump) && world.is_open(fan));
+    world.send(pump, &whole[..5]);
+    world.wait(Duration::from_secs(30));
+    assert_eq!(world.closed(pump), Some(CloseReason::PacketTimeout), "it is as mortal as before");
+    world.wait(Duration::from_secs(40));
+    assert_eq!(world.closed(fan), Some(CloseReason::KeepAliveTimeout));
+}
+
+#[test]
+fn an_address_that_goes_while_it_is_paused_leaves_nothing_behind() {
+    let mut world = World::with_limits(|limits| limits.publishes_per_address_per_s = 1);
+    let panel = world.client(4, PANEL_TOKEN, "panel");
+    world.send(panel, &publish_to("hall/lamp", 4, 0, "on").repeat(10));
+    world.broker.handle_disconnected(panel, CloseReason::PeerClosed, world.now);
+    world.broker.handle_closed(panel);
+    assert!(world.broker.per_address.is_empty());
+    world.wait(Duration::from_secs(10));
+    assert!(world.broker.per_address.is_empty());
+    let panel = world.client(4, PANEL_TOKEN, "panel");
+    assert!(world.broker.wants_bytes(panel));
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use forebay::{
+    identity::TokenMark,
     ids::{DeliveryId, IdentityId, MessageId, SessionId},
     mqtt::{PacketId, QoS, TopicName},
     session::{
@@ -16,6 +17,7 @@ pub fn session(id: u64) -> Change {
         id: SessionId(id),
         identity: IdentityId(1),
         client_id: "client".into(),
+        token: Some(TokenMark(7)),
         expiry_s: 3600,
         ended: None,
     })
