@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Nobody is rejected while nothing else is taken: a hub that refuses everything is at fault itself. When
-//! [`UPLINK_SUSPECTS`] readings are under suspicion and one more is refused, the uplink stops and tells people.
+//! [`UPLINK_SUSPECTS`] readings are under suspicion and one more is refused, the uplink pauses and tells people; then those
+//! devices go first of whose readings none was refused yet.
 
 use crate::{
     ids::{DeviceName, Seq},
@@ -107,6 +108,13 @@ impl Poison {
     pub(super) fn wants_quiet(&self, device: &DeviceName, head: Seq) -> bool {
         let mut own = self.stretches.iter().filter(|stretch| stretch.guessed && stretch.device == *device);
         own.any(|stretch| stretch.count == 1 && (stretch.first..=stretch.last).contains(&head))
+    }
+
+    /// Whether others are to go before `device`: so many of its readings were refused that the hub seems to be at fault,
+    /// and only another's can show whether it is.
+    pub(super) fn puts_off(&self, device: &DeviceName) -> bool {
+        self.hub_at_fault
+            && (self.stretches.iter().any(|stretch| stretch.device == *device) || self.suspects_of(device))
     }
 
     /// Whether it is being found out which reading the hub closes the connection on, so that nothing else should go

@@ -203,6 +203,7 @@ impl Gateway {
             return Turn::PowerLost;
         }
         self.write(room);
+        self.tell_uplink(room);
         self.drive_uplink(room);
         self.close(room);
         self.keep_house(room);

@@ -9,7 +9,7 @@
 //! SIM_THOROUGH=1 cargo test --test simulation exhaustive                     every single operation
 //! ```
 //!
-//! `disk/` is the disk, `exhaustive/` walks through short scripts operation by operation, `../uplink/hub.rs` is the hub,
+//! `disk/` is the disk, `exhaustive/` walks through short scripts operation by operation, `../hub/` is the hub,
 //! the rest is the simulator.
 
 mod chance;

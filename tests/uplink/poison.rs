@@ -1,6 +1,6 @@
 //! Readings the hub does not take.
 
-use forebay::uplink::State;
+use forebay::uplink::{Order, Settings, State};
 
 use crate::{
     hub::{Manners, OnPoison, Version5},
@@ -103,4 +103,28 @@ fn what_was_rejected_before_a_power_cut_is_not_sent_again_after_it() {
     world.store("a");
     world.drain(60 * SECOND);
     assert_eq!(world.hub.refusals, refusals);
+}
+
+#[test]
+fn devices_with_nothing_but_poison_do_not_hold_up_the_others_for_ever() {
+    for (poison, tells_limits) in [
+        (OnPoison::Says, true),
+        (OnPoison::Closes, true),
+        (OnPoison::Closes, false),
+        (OnPoison::Hangs, false),
+    ] {
+        for order in [Order::OldestFirst, Order::FreshBeside] {
+            let settings = Settings { order, ..settings() };
+            let mut world = World::new(7, settings, Manners { poison, tells_limits, ..Manners::good() });
+            world.network.is_up = false;
+            for place in 0..15 {
+                world.store_values(["bad", "worse", "worst"][place % 3], POISON);
+            }
+            world.store_many(&["good"], 300);
+            world.network.is_up = true;
+            let is_there = |world: &mut World| world.first_arrivals("good").len() == 300;
+            let arrived = world.run_until(12 * 3600 * SECOND, is_there);
+            assert!(arrived, "{poison:?} {tells_limits} {order:?}: {:#?}", world.uplink.status(world.now));
+        }
+    }
 }

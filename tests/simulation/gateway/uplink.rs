@@ -18,6 +18,15 @@ impl Gateway {
         }
     }
 
+    /// Tells the uplink who has come or gone; the simulated hub asks nobody for anything.
+    pub(super) fn tell_uplink(&mut self, room: &Room<'_>) {
+        while let Some((device, is_here)) = self.broker.poll_presence() {
+            if let Some(uploading) = &mut self.uploading {
+                uploading.uplink.handle_presence(&device, is_here, room.now);
+            }
+        }
+    }
+
     /// Everything else the uplink wants in this turn.
     pub(super) fn drive_uplink(&mut self, room: &mut Room<'_>) {
         let Some(upstream) = &mut room.upstream else { return };
@@ -29,7 +38,12 @@ impl Gateway {
         }
         let seed = u64::from(self.epoch) ^ room.net_now;
         match Uploading::begin(&self.buffer, upstream, seed, room.clock.synchronised, room.now) {
-            Ok(uploading) => self.uploading = Some(uploading),
+            Ok(mut uploading) => {
+                for device in self.broker.connected_devices() {
+                    uploading.uplink.handle_presence(device, true, room.now);
+                }
+                self.uploading = Some(uploading);
+            }
             Err(error) => {
                 note!(room.trace, "the uplink cannot begin: {error}");
                 self.begin_again = Some(room.now.mono + RETRY);
