@@ -32,6 +32,8 @@ pub(super) struct Connection {
     aliases_max: u16,
     /// The subscription to messages for devices, while it is not acknowledged.
     pub(super) subscribing: Option<PacketId>,
+    /// Whether the hub has answered nothing since, so that it may be that subscription which ends the connection.
+    pub(super) doubts_subscription: bool,
     /// When the hub last answered a message with a complaint about how much there is.
     pub(super) told_off: Option<Mono>,
 }
@@ -105,6 +107,7 @@ impl Connection {
             aliases: BTreeMap::new(),
             aliases_max: granted.topic_alias_maximum().unwrap_or(0).min(UPLINK_TOPIC_ALIASES),
             subscribing: None,
+            doubts_subscription: false,
             told_off: None,
         })
     }

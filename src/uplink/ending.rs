@@ -49,7 +49,7 @@ impl Uplink {
                     self.ended_asking = self.ended_asking.saturating_add(1);
                 }
                 // Readings are not to blame for a subscription the hub does not like.
-                let is_subscribing = connection.subscribing.is_some() && blame == Blame::Message;
+                let is_subscribing = connection.doubts_subscription && blame == Blame::Message;
                 self.ended_subscribing += u8::from(is_subscribing);
                 let blame = if is_subscribing { Blame::Link } else { blame };
                 let told_off = |at| self.now.mono.since(at) < UPLINK_TOLD_OFF_SPAN;

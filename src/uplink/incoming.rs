@@ -149,6 +149,7 @@ impl Uplink {
         }
         let packet_id = self.uploader.flight.spend_id();
         connection.subscribing = Some(packet_id);
+        connection.doubts_subscription = true;
         self.send_subscribe(packet_id, &[downlink::ATTRIBUTES_TOPIC, downlink::RPC_TOPIC]);
     }
 
@@ -165,6 +166,7 @@ impl Uplink {
         let Link::Open(connection) = &mut self.link else { return };
         if connection.subscribing == Some(suback.packet_id) {
             connection.subscribing = None;
+            connection.doubts_subscription = false;
             return self.on_downlink_suback(suback);
         }
         let Phase::Asking { until, subscribing } = connection.phase else { return };
@@ -205,6 +207,9 @@ impl Uplink {
     // ---- what becomes of messages -----------------------------------------------------------------------
 
     fn on_puback(&mut self, ack: &Ack<'_>) {
+        if let Link::Open(connection) = &mut self.link {
+            connection.doubts_subscription = false;
+        }
         let Some(message) = self.uploader.flight.take(ack.packet_id) else { return };
         let words = with_reason("the hub", ack.reason, ack.properties.reason_string());
         match ack.reason {

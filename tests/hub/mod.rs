@@ -65,6 +65,8 @@ pub enum OnDownlink {
     Grants,
     Refuses,
     Closes,
+    /// No SUBACK, and no close.
+    Hangs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,6 +308,7 @@ impl Hub {
                     OnDownlink::Grants => connection.wants_downlink = true,
                     OnDownlink::Refuses => reason = ReasonCode::NotAuthorized,
                     OnDownlink::Closes => return reaction.closes = true,
+                    OnDownlink::Hangs => return,
                 }
             }
             _ => self.complain(format!("a subscription to {filters:?}")),

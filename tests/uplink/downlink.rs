@@ -8,7 +8,7 @@ use forebay::{
 };
 
 use crate::{
-    hub::{Manners, OnDownlink, Version5},
+    hub::{Manners, OnDownlink, OnPoison, Version5},
     world::{SECOND, World, settings},
 };
 
@@ -88,6 +88,23 @@ fn a_hub_that_closes_for_the_subscription_gets_its_readings_and_none_is_blamed()
     world.drain(120 * SECOND);
     assert_eq!(world.connections, 3);
     assert!(world.rejected.is_empty());
+}
+
+#[test]
+fn a_hub_that_never_answers_the_subscription_is_still_found_to_dislike_a_reading() {
+    let manners = Manners {
+        downlink: OnDownlink::Hangs,
+        poison: OnPoison::Closes,
+        tells_limits: false,
+        ..Manners::good()
+    };
+    let mut world = World::new(11, settings(), manners);
+    world.store_many(&["pump", "fan"], 200);
+    world.store_values("pump", r#"{"poison":1}"#);
+    world.live_and_drain(&["pump", "fan"]);
+    assert_eq!(world.rejected.len(), 1);
+    let suspected = world.notices.iter().filter(|notice| notice.contains("for a subscription")).count();
+    assert_eq!(suspected, 0, "{:?}", world.notices);
 }
 
 #[test]
