@@ -61,12 +61,6 @@ fn tell(fate: Fate, id: SetAsideId, device: &DeviceName) {
 
 /// The readings in what was set aside, each with a time of its own.
 fn again(found: &SetAside) -> Result<Vec<DeviceReadings>, String> {
-    let ts = match found.time {
-        Placed::Given(ts) | Placed::Known(ts) | Placed::Estimated(ts) => ts,
-        Placed::Pending(_) => {
-            return Err("its time is not known before the clock is set; try again then".to_owned());
-        }
-    };
     let id = found.id;
     let own = |readings| vec![DeviceReadings { device: found.device.clone(), readings }];
     let not_yet = |error: &dyn fmt::Display| format!("{id} still cannot be understood: {error}");
@@ -81,9 +75,18 @@ fn again(found: &SetAside) -> Result<Vec<DeviceReadings>, String> {
         }
     };
     for reading in all.iter_mut().flat_map(|of| &mut of.readings) {
-        reading.device_ts = reading.device_ts.or(Some(ts));
+        if reading.device_ts.is_none() {
+            reading.device_ts = Some(time_of(found)?);
+        }
     }
     Ok(all)
+}
+
+fn time_of(found: &SetAside) -> Result<i64, String> {
+    match found.time {
+        Placed::Given(ts) | Placed::Known(ts) | Placed::Estimated(ts) => Ok(ts),
+        Placed::Pending(_) => Err("its time is not known before the clock is set; try again then".to_owned()),
+    }
 }
 
 /// Whether a gateway has sent it, of devices behind it.
@@ -125,6 +128,8 @@ mod tests {
         let times: Vec<_> =
             again(&good).expect("understood")[0].readings.iter().map(|reading| reading.device_ts).collect();
         assert_eq!(times, [Some(5), Some(8)]);
+        let timed = set_aside(id, Placed::Pending(8), "{\"ts\":5,\"values\":{\"n\":1}}");
+        assert!(again(&timed).is_ok(), "it needs no other time than its own");
         let words = again(&set_aside(id, Placed::Known(8), "{")).expect_err("not JSON");
         assert!(words.starts_with("p4 still cannot be understood: "), "{words}");
     }
