@@ -395,11 +395,15 @@ impl EventLoop {
         }
     }
 
-    /// Reads the settings again; what the old uplinks know is put on disk before, so that new ones go on there.
+    /// Reads the settings again; what the old uplinks know is put on disk before, so that new ones go on there. If the
+    /// settings are the old ones, somebody wants them to be tried now.
     pub(super) fn reload_uplink(&mut self, now: Now) {
         let settlements = self.uploading.poll_last_settlements();
         self.commit_settlements(settlements, now);
         self.uploading.load();
+        if let Some(running) = &mut self.uploading.running {
+            running.touch().try_now(now);
+        }
     }
 
     /// Says goodbye to the hub, and puts on disk what became of readings.

@@ -276,14 +276,23 @@ impl Uplink {
         }
     }
 
+    /// A person has had a look: what is waited for before the next attempt may be over.
+    pub fn try_now(&mut self, now: Now) {
+        self.now = now;
+        if let Link::Waiting { until, .. } = &mut self.link {
+            *until = now.mono;
+            self.try_again_if_due();
+        }
+        self.finish();
+    }
+
     /// The system clock was found to be synchronised, or not to be.
     pub fn handle_clock(&mut self, synchronised: bool, now: Now) {
         self.now = now;
         if synchronised && !self.clock_synchronised {
             self.uploader.forget_pending();
-            if let Link::Waiting { until, why: Pause::Clock } = &mut self.link {
-                *until = now.mono;
-                self.try_again_if_due();
+            if matches!(self.link, Link::Waiting { why: Pause::Clock, .. }) {
+                self.try_now(now);
             }
         }
         self.clock_synchronised = synchronised;

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     support::{
         broker::{Broker, Setup},
         home::{Device, stdout},
+        process,
         wait::{SOON, until, until_true},
         wire::Version::V5,
     },
@@ -18,7 +20,7 @@ use crate::{
 };
 
 /// Long enough for a few attempts that fail, with the waits between them.
-const AFTER_TROUBLE: Duration = Duration::from_secs(120);
+const AFTER_TROUBLE: Duration = Duration::from_secs(240);
 
 /// The gateway, its devices, and the hub it is led to.
 struct Site {
@@ -113,17 +115,25 @@ fn time(number: u64) -> i64 {
 
 #[test]
 fn a_hub_that_closes_without_an_answer_when_there_is_too_much_gets_everything_and_no_reading_is_blamed() {
+    arrives_at_a_hub_that_closes_on_its_rates(Version5::Spoken);
+}
+
+#[test]
+fn a_hub_that_closes_without_a_word_in_3_1_1_when_there_is_too_much_gets_everything_as_well() {
+    arrives_at_a_hub_that_closes_on_its_rates(Version5::ClosesWithoutAWord);
+}
+
+fn arrives_at_a_hub_that_closes_on_its_rates(version_5: Version5) {
     let rates = vec![HubRate { messages: true, count: 2, period: Duration::from_secs(1) }];
-    let manners = Manners { rates, tells_limits: false, too_much: TooMuch::Closes, ..Manners::good() };
-    for version_5 in [Version5::ClosesWithoutAWord, Version5::Spoken] {
-        let mut site = Site::new(Manners { version_5, ..manners.clone() });
-        site.publish(40);
-        site.lead_to_hub();
-        until_true("the hub has closed on us", AFTER_TROUBLE, || site.hub.lock().refusals > 0);
-        site.wait_until_drained();
-        site.check_arrivals();
-        assert_eq!(site.edge.must(&["quarantine", "list"]), "", "{version_5:?}");
-    }
+    let manners =
+        Manners { rates, tells_limits: false, too_much: TooMuch::Closes, version_5, ..Manners::good() };
+    let mut site = Site::new(manners);
+    site.publish(40);
+    site.lead_to_hub();
+    until_true("the hub has closed on us", AFTER_TROUBLE, || site.hub.lock().refusals > 0);
+    site.wait_until_drained();
+    site.check_arrivals();
+    assert_eq!(site.edge.must(&["quarantine", "list"]), "");
 }
 
 #[test]
@@ -222,4 +232,22 @@ fn a_token_the_hub_refuses_is_an_alarm_in_the_status_and_readings_wait_for_the_r
     site.lead_to_hub_with("NEW-TOKEN");
     site.wait_until_drained();
     assert_eq!(site.check_arrivals(), 0);
+}
+
+#[test]
+fn a_hub_that_knows_the_token_only_later_is_asked_again_at_once_on_sighup_and_when_it_is_set_again() {
+    for again in ["SIGHUP", "uplink set"] {
+        let mut site = Site::new(Manners { token: "ANOTHER".to_owned(), ..Manners::good() });
+        site.publish(20);
+        site.lead_to_hub();
+        until_true("the status tells of it", SOON, || site.status().0 == 3);
+        site.hub.lock().manners.token = "TOKEN".to_owned();
+        match again {
+            "SIGHUP" => process::signal(site.edge.pid(), Signal::HUP),
+            _ => site.lead_to_hub(),
+        }
+        until_true("nobody waits for five minutes", SOON, || site.hub.lock().connects.len() > 1);
+        site.wait_until_drained();
+        assert_eq!(site.check_arrivals(), 0, "{again}");
+    }
 }

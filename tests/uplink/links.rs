@@ -168,6 +168,23 @@ fn a_refused_token_is_an_alarm_and_a_long_wait_and_no_reading_is_to_blame() {
 }
 
 #[test]
+fn a_person_who_has_put_it_right_does_not_wait() {
+    let mut world = World::new(10, settings(), Manners { token: "ANOTHER".to_owned(), ..Manners::good() });
+    world.store_many(&["pump"], 100);
+    assert!(world.run_until(10 * SECOND, |world| world.uplink.status(world.now).alarm.is_some()));
+    world.hub.manners.token = "TOKEN".to_owned();
+    world.uplink.try_now(world.now);
+    world.serve();
+    world.drain(10 * SECOND);
+    // While it is connected there is nothing to try.
+    world.uplink.try_now(world.now);
+    world.serve();
+    world.store("pump");
+    world.drain(SECOND);
+    assert_eq!(world.hub.connects.len(), 2);
+}
+
+#[test]
 fn a_certificate_that_cannot_be_judged_is_tried_again_when_the_clock_is_set() {
     let mut world = World::new(11, settings(), Manners::good());
     world.uplink.handle_clock(false, world.now);
