@@ -136,6 +136,14 @@ pub struct UplinkReport {
     pub uploaded: u64,
     /// Readings the hub does not take, since the start.
     pub rejected: u64,
+    /// Messages of the hub for devices, since the start.
+    pub downlinks: u64,
+    /// Those that came to no device: it was not there, had not subscribed, or the message made no sense.
+    pub downlinks_undelivered: u64,
+    /// Answers of devices to commands that the hub has acknowledged, since the start.
+    pub rpc_answers: u64,
+    /// Answers that could not go to the hub.
+    pub rpc_answers_lost: u64,
     /// Bytes given to the connection, since the start.
     pub bytes_sent: u64,
     /// Connections the hub has let in, since the start.

@@ -64,16 +64,23 @@ impl IdentityTable {
     /// The device called `name`; a local client is none.
     pub fn device(&self, name: &DeviceName) -> Option<IdentityId> {
         let id = self.by_name.get(name)?;
-        self.enabled(*id).filter(|found| matches!(found.role, Role::Device)).map(|found| found.id)
+        self.enabled(*id).filter(|found| found.role.is_device()).map(|found| found.id)
+    }
+
+    /// Whether a device or local client is called `name`, let in or not.
+    pub fn has(&self, name: &DeviceName) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// Whether `id` is a device with others behind it.
+    pub fn is_gateway(&self, id: IdentityId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.device.role == Role::Gateway)
     }
 
     /// The devices with a connection.
     pub fn connected_devices(&self) -> impl Iterator<Item = &DeviceName> {
         let connected = self.entries.values().filter(|entry| !entry.connections.is_empty());
-        connected
-            .map(|entry| &entry.device)
-            .filter(|found| matches!(found.role, Role::Device))
-            .map(|d| &d.name)
+        connected.map(|entry| &entry.device).filter(|found| found.role.is_device()).map(|d| &d.name)
     }
 
     /// Takes over the registry as it is now and gives back who has lost their right, with their connections: the
@@ -152,7 +159,6 @@ impl IdentityTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{identity::Role, ids::DeviceName};
 
     fn device(id: i64, token: &str) -> Identity {
         Identity {

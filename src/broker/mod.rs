@@ -24,6 +24,7 @@ mod deadlines;
 mod dispatch;
 mod downlink;
 mod durability;
+mod gateways;
 mod gauges;
 mod ingest;
 mod invariants;
@@ -66,6 +67,7 @@ use deadlines::Deadlines;
 use downlink::DownlinkState;
 pub use downlink::{Reached, RpcAnswer};
 use durability::Durability;
+use gateways::DevicesBehind;
 pub use gauges::Gauges;
 use notices::Notices;
 use rates::{Publisher, Rates};
@@ -228,6 +230,7 @@ pub struct Broker {
     sys_newcomers: Vec<Newcomer>,
     durability: Durability,
     downlink: DownlinkState,
+    devices_behind: DevicesBehind,
     /// Bytes of messages that wait for all connections together.
     queued_bytes: usize,
     /// Bytes of messages that wait for sessions without a connection.
@@ -276,6 +279,7 @@ impl Broker {
             sys_newcomers: Vec::new(),
             durability: Durability::default(),
             downlink: DownlinkState::default(),
+            devices_behind: DevicesBehind::default(),
             queued_bytes: 0,
             offline_bytes: 0,
             matches: Vec::new(),
@@ -439,6 +443,9 @@ impl Broker {
                 self.close(conn, CloseReason::CredentialsChanged, now);
             }
             self.end_offline_sessions(identity, now);
+        }
+        for session in self.sessions.iter_mut() {
+            session.rights.set_gateway(self.identities.is_gateway(session.identity));
         }
         self.route_pending(now);
         self.check_invariants();

@@ -15,6 +15,7 @@ mod startup;
 mod storage;
 mod uplink;
 mod uplink_devices;
+mod uplink_exchange;
 mod uplink_link;
 mod uplink_running;
 
@@ -150,11 +151,13 @@ impl EventLoop {
         self.check_learning(now);
         self.read(now);
         self.read_uplink(now);
+        self.hand_on_downlinks(now);
         self.broker.handle_timeout(now);
         self.try_tokens(now);
         self.commit(now);
         self.tell_sys_topics(now);
         self.write(now);
+        self.tell_uplink(now);
         self.drive_uplink(now);
         self.close(now);
         self.keep_house(now);

@@ -5,12 +5,13 @@
 //!
 //! There is one uplink for everybody, if any, and one for each device that is forwarded as itself (`uplink_devices`).
 
-use std::{io, path::PathBuf, rc::Rc};
+use std::{collections::BTreeSet, io, path::PathBuf, rc::Rc};
 
 use mio::{Poll, event::Event};
 
 use crate::{
     clock::{Mono, Now},
+    device_api::downlink::Downlink,
     identity::Token,
     ids::DeviceName,
     net::{chance, resolver::Resolver, watch::FileWatch},
@@ -264,6 +265,34 @@ impl Uploading {
         }
     }
 
+    /// Whether the hub knows `device` by its gateway, if at all.
+    pub(super) fn goes_by_gateway(&self, device: &DeviceName) -> bool {
+        !self.devices.forwarded().contains(device)
+    }
+
+    /// A message of the hub for a device.
+    pub(super) fn poll_downlink(&mut self) -> Option<Downlink> {
+        self.running.as_mut()?.uplink.poll_downlink()
+    }
+
+    /// What `device` has answered to a command, or what is answered for it.
+    pub(super) fn answer_rpc(&mut self, device: &DeviceName, id: i32, answer: &[u8], now: Now) {
+        if self.goes_by_gateway(device)
+            && let Some(running) = &mut self.running
+        {
+            running.touch().answer_rpc(device, id, answer, now);
+        }
+    }
+
+    /// A device has come, or is gone.
+    pub(super) fn tell_presence(&mut self, device: &DeviceName, is_here: bool, now: Now) {
+        if self.goes_by_gateway(device)
+            && let Some(running) = &mut self.running
+        {
+            running.touch().handle_presence(device, is_here, now);
+        }
+    }
+
     /// How it is doing, while it runs.
     pub(super) fn details(&self, now: Now) -> Option<Status> {
         self.running.as_ref().map(|running| running.uplink.status(now))
@@ -321,6 +350,8 @@ impl EventLoop {
             devices.read_pages(&mut self.buffer, now);
         }
         self.begin_uplinks(now);
+        let room = self.uploading.running.as_ref().map_or(0, |running| running.uplink.rpc_room());
+        self.broker.handle_rpc_room(room);
     }
 
     fn begin_uplinks(&mut self, now: Now) {
@@ -333,8 +364,17 @@ impl EventLoop {
             let settlements = self.uploading.poll_last_settlements();
             self.commit_settlements(settlements, now);
             let Uploading { setup, devices, running, .. } = &mut self.uploading;
+            let before = devices.forwarded().clone();
             let begins_again =
                 devices.sync(setup.as_deref(), &self.registry, &mut self.buffer, synchronised, now);
+            if let Some(running) = running {
+                let connected: BTreeSet<&DeviceName> = self.broker.connected_devices().collect();
+                // Who is forwarded as itself from now on is gone from the gateway, and the reverse.
+                for device in devices.forwarded().symmetric_difference(&before) {
+                    let is_here = before.contains(device) && connected.contains(device);
+                    running.touch().handle_presence(device, is_here, now);
+                }
+            }
             if begins_again && running.is_some() {
                 // It goes on before readings that have become its business.
                 self.uploading.stop_everybodys();
@@ -343,6 +383,7 @@ impl EventLoop {
         }
         if self.uploading.may_begin(now.mono) {
             self.uploading.begin(&self.buffer, synchronised, now);
+            self.tell_all_presence(now);
         }
     }
 

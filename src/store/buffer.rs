@@ -25,7 +25,7 @@ use super::{
     error::{Attempt, StoreError},
     file_identity::{self, OpenedFiles},
     health,
-    journal_devices::{Fresh, JournalDevices},
+    journal_devices::{self, Fresh, JournalDevices},
     open::{self, StoreOptions, WAL_PAGES},
     outbound::{self, Found, Stretch, Whose},
     own_marks,
@@ -353,6 +353,16 @@ impl Buffer {
         let recovered = recovery::read(connection, self.boot, &self.path)
             .map_err(|e| Attempt::new("read the sessions in the journal", &self.path).sql(e))?;
         Ok(Recovered { last_seq: self.last_seq, ..recovered })
+    }
+
+    /// Every device that has, or had, anything in the journal.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn device_names(&self) -> Result<Vec<DeviceName>, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        journal_devices::names(connection)
+            .map_err(|e| Attempt::new("read the devices in the journal", &self.path).sql(e))
     }
 
     /// Notes that the machine runs still, so that after a power cut the lives of sessions and messages go on from here.

@@ -260,14 +260,14 @@ fn a_token_file_others_may_read_stops_the_uplink_and_nothing_else() {
 }
 
 /// A mosquitto that lets everybody in.
-struct Mosquitto {
+pub struct Mosquitto {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     _home: Home,
 }
 
 impl Mosquitto {
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         if !installed("mosquitto") {
             skip("mosquitto is not installed");
             return None;

@@ -207,7 +207,8 @@ impl Ledger {
         if let Some(gap) = disk.readings.windows(2).find(|pair| pair[1].seq <= pair[0].seq) {
             return Err(format!("ORDER: place {} is not after {}", gap[1].seq.0, gap[0].seq.0));
         }
-        let gone: BTreeSet<ReadingId> = self.gone(&rows).map(|(_, id)| id).collect();
+        let may_go = |(seq, _): &(Seq, ReadingId)| self.may_drop || self.hub.is_settled(*seq);
+        let gone: BTreeSet<ReadingId> = self.gone(&rows).filter(may_go).map(|(_, id)| id).collect();
         if let Some(lost) = self.acked.iter().find(|id| !first.contains(id) && !gone.contains(id)) {
             return Err(format!(
                 "LOST: {lost:?} was acknowledged and is not in the journal of {} rows",

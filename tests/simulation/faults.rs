@@ -66,7 +66,7 @@ impl Faults {
             power_cuts: rate(chance, 60_000),
             kills: rate(chance, 30_000),
             restarts: rate(chance, 20_000),
-            upstream: rate(chance, 60_000),
+            upstream: rate(chance, 150_000),
             io_errors: rate(chance, 8_000),
             io_errors_in_a_row: chance.between(1, 12),
             sync_failure: *chance.pick(&LOSSES),

@@ -14,10 +14,7 @@ use forebay::{
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
     record::Record,
-    session::{
-        Batch, CloseReason,
-        durable::{Change, Recovered},
-    },
+    session::{Batch, CloseReason, durable::Recovered},
     store::{BootId, Budget, Buffer, Registry, StoreError, StoreOptions},
 };
 
@@ -26,6 +23,7 @@ use crate::{
     disk::Disk,
     machine::data_dir,
     network::{LinkId, Network, Read},
+    sabotage::Sabotage,
     trace::{Trace, note},
     uploading::Uploading,
     upstream::Upstream,
@@ -39,52 +37,6 @@ const RUNNING_NOTE: Duration = Duration::from_secs(600);
 
 /// What is counted whenever it is in doubt what is on disk.
 pub const STORE_FAILURE: &str = "a store that is out of order";
-
-/// What can be done wrong on purpose, to show that it is noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
-    None,
-    /// Answers leave before the commit they answer for.
-    AnswerBeforeCommit,
-    /// Commits are not flushed.
-    CommitWithoutFlush,
-    /// Some change of a session is left out of every batch.
-    LeaveOut(Omission),
-    /// Readings are settled that the hub has not acknowledged.
-    SettleUnacknowledged,
-    /// Readings the hub rejected are settled like any other.
-    ForgetRejected,
-    /// The hub acknowledges what it drops.
-    HubThatLies,
-    /// Readings leave the journal though the hub does not have them.
-    RemoveUnsettled,
-    /// Readings that are dropped are not counted.
-    ForgetDropped,
-}
-
-/// What is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Omission {
-    Subscriptions,
-    Deliveries,
-    Acknowledged,
-    Unreleased,
-    Retained,
-    Wills,
-}
-
-impl Omission {
-    fn concerns(self, change: &Change) -> bool {
-        match self {
-            Self::Subscriptions => matches!(change, Change::Subscribed { .. }),
-            Self::Deliveries => matches!(change, Change::Queued(_)),
-            Self::Acknowledged => matches!(change, Change::Delivered(_) | Change::Received(_)),
-            Self::Unreleased => matches!(change, Change::Unreleased { .. }),
-            Self::Retained => matches!(change, Change::Retained(_)),
-            Self::Wills => matches!(change, Change::Will { .. }),
-        }
-    }
-}
 
 /// The chapter of a turn at whose end the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -86,6 +86,7 @@ impl Uploading {
             self.wanted = self.uplink.poll_read();
         }
         self.write(upstream, net_now, trace);
+        upstream.note_suspected(self.uplink.status(now).suspected, trace);
         while let Some(notice) = self.uplink.poll_notice() {
             note!(trace, "uplink: {}", notice.words);
         }

@@ -14,8 +14,8 @@ use crate::{
     chance::Chance,
     checks::Ledger,
     faults::Faults,
-    gateway::Sabotage,
     hub::{Hub, HubRate, Manners, OnPoison, TooMuch, Version5},
+    sabotage::Sabotage,
     trace::{Trace, note},
 };
 use way::{Established, Pace};
@@ -71,6 +71,8 @@ pub struct Upstream {
     trouble: Option<(Trouble, u64)>,
     noted: usize,
     refusals: u64,
+    /// Readings were held back, and others have gone past them.
+    has_suspected: bool,
 }
 
 impl Upstream {
@@ -103,6 +105,7 @@ impl Upstream {
             trouble: None,
             noted: 0,
             refusals: 0,
+            has_suspected: false,
         }
     }
 
@@ -121,8 +124,17 @@ impl Upstream {
         self.has_poison
     }
 
-    pub fn is_oldest_first(&self) -> bool {
-        self.settings.order == Order::OldestFirst
+    /// In how many lanes each stream goes, if what it is made of keeps to its order at all.
+    pub fn lanes(&self) -> Option<usize> {
+        let lanes = if self.settings.order == Order::OldestFirst { 1 } else { 2 };
+        (!self.has_suspected).then_some(lanes)
+    }
+
+    /// The uplink suspects so many readings.
+    pub fn note_suspected(&mut self, readings: usize, trace: &mut Trace) {
+        if readings > 0 && !std::mem::replace(&mut self.has_suspected, true) {
+            trace.count("a reading under suspicion");
+        }
     }
 
     /// Everything works, and the hub is a good one. What is half open stays so: that is for the uplink to find out.
@@ -195,11 +207,15 @@ impl Upstream {
             note!(trace, "{words}");
             return trace.count(words);
         }
+        if self.trouble.is_some() {
+            return;
+        }
         let (trouble, words) = *self.chance.pick(&TROUBLES);
-        self.end_trouble();
         note!(trace, "{words}");
         trace.count(words);
-        self.trouble = Some((trouble, now + self.chance.below(TROUBLE_MAX)));
+        let longest = if self.chance.coin() { TROUBLE_MAX } else { TROUBLE_MAX / 6 };
+        let lasts = self.chance.below(longest);
+        self.trouble = Some((trouble, now + lasts));
         match trouble {
             Trouble::Unreachable | Trouble::Unanswered => {}
             Trouble::Starting => self.link.iter_mut().for_each(|link| link.close_at_hub(&mut self.chance)),

@@ -3,6 +3,7 @@
 //! Two phases: things go wrong, and after every step nothing promised may be broken; then everything is healed, and
 //! everything must drain.
 
+mod drawing;
 mod inspection;
 mod meddling;
 mod power;
@@ -10,7 +11,6 @@ mod power;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
-    time::Duration,
 };
 
 use forebay::{
@@ -25,17 +25,19 @@ use crate::{
     disk::Disk,
     faults::Faults,
     follower::Follower,
-    gateway::{Gateway, STORE_FAILURE, Sabotage},
+    gateway::{Gateway, STORE_FAILURE},
     local::Local,
     machine::{self, Locking},
     network::Network,
     operator::Operator,
     post::Post,
+    sabotage::Sabotage,
     stranger::Strangers,
     trace::{Trace, note},
     upstream::Upstream,
     visitor::Visitor,
 };
+use drawing::{draw_budget, draw_limits, may_drop};
 
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000_000;
@@ -163,7 +165,7 @@ impl World {
         let follower = Follower::new(chance.split());
         let limits = draw_limits(&mut chance);
         let is_chatty = locals.is_empty() && chance.below(4) == 0;
-        let budget = draw_budget(&mut chance);
+        let budget = draw_budget(is_chatty, &mut chance);
         let mut ledger = Ledger::default();
         ledger.may_drop = may_drop(&budget);
         Self {
@@ -287,8 +289,8 @@ impl World {
         self.follower.leave();
         self.stop_in_order();
         self.check_files()?;
-        if let Some(upstream) = self.upstream.as_ref().filter(|upstream| !upstream.minds_poison()) {
-            self.ledger.check_upload_order(upstream.is_oldest_first())?;
+        if let Some(lanes) = self.upstream.as_ref().and_then(Upstream::lanes) {
+            self.ledger.check_upload_order(lanes)?;
         }
         self.summary.rows = self.ledger.check_journal(&self.options())?.len() as u64;
         Ok(())
@@ -444,7 +446,7 @@ impl World {
             faults: &self.faults,
             registry_unread_at: self.registry_unread_at,
             is_publishing,
-            readings_max: if self.is_chatty { 40 } else { 4 },
+            readings_max: if self.is_chatty { 120 } else { 4 },
             may_be_refused: self.budget.policy == Policy::RefuseNew,
             with_poison: !self.is_healed && self.upstream.as_ref().is_some_and(Upstream::minds_poison),
             sessions_may_end: self.sessions_may_end,
@@ -468,56 +470,6 @@ impl Drop for World {
 fn options(disk: &Disk, limits: &Limits, sabotage: Sabotage) -> StoreOptions {
     let weakened = sabotage == Sabotage::CommitWithoutFlush;
     machine::options(disk, Locking::Shared, limits.quarantine_rows, weakened)
-}
-
-/// The defaults, or much smaller ones.
-fn draw_limits(chance: &mut Chance) -> Limits {
-    let mut limits = Limits::default();
-    if chance.coin() {
-        return limits;
-    }
-    limits.connections = chance.between(6, 20) as u32;
-    limits.connections_per_device = chance.between(1, 3) as u32;
-    limits.connections_unauthenticated = chance.between(1, 5) as u32;
-    limits.receive_maximum = chance.between(2, 6) as u32;
-    limits.outbox_bytes = 1024;
-    limits.commit_wait_ms = chance.between(0, 2_000) as u32;
-    limits.commit_records = chance.between(1, 10) as u32;
-    limits.quarantine_rows = chance.between(1, 4) as u32;
-    limits.keep_alive_max_s = chance.between(10, 60) as u32;
-    limits.window = chance.between(1, 4) as u32;
-    if chance.below(3) == 0 {
-        limits.client_queue_messages = chance.between(3, 12) as u32;
-    }
-    limits
-}
-
-/// Room for everything, or little of it, or not for long.
-fn draw_budget(chance: &mut Chance) -> Budget {
-    let mut budget = Budget {
-        max_bytes: u64::MAX,
-        keep_free: 0,
-        max_age: None,
-        keep_uploaded: chance.below(3) == 0,
-        policy: Policy::DropOldest,
-    };
-    match chance.below(6) {
-        0 => budget.max_age = Some(Duration::from_secs(chance.between(5, 200))),
-        1 | 2 => {
-            budget.max_bytes = chance.between(300_000, 1_500_000);
-            if chance.below(3) == 0 {
-                budget.policy = Policy::RefuseNew;
-            }
-        }
-        3 => budget.keep_free = chance.between(10_000, 100_000),
-        _ => {}
-    }
-    budget
-}
-
-fn may_drop(budget: &Budget) -> bool {
-    let is_small = budget.max_bytes < u64::MAX || budget.keep_free > 0;
-    budget.max_age.is_some() || is_small && budget.policy == Policy::DropOldest
 }
 
 impl Summary {

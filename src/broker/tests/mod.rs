@@ -5,6 +5,7 @@ mod connecting;
 mod delivering;
 mod downlink;
 mod durable;
+mod gateways;
 mod learning;
 mod pacing;
 mod publishing;

@@ -119,7 +119,7 @@ fn a_malformed_payload_is_set_aside_and_answered() {
 
 #[test]
 fn an_unserved_hub_topic_is_answered_with_0x90_or_plainly() {
-    for topic in ["v1/devices/me/nothing", "v2/x", "v1/gateway/telemetry", "/provision/request"] {
+    for topic in ["v1/devices/me/nothing", "v2/x", "v1/gateway/claim", "/provision/request"] {
         let mut world = World::new();
         let (old, new) = (world.pump(), world.client(5, FAN_TOKEN, "fan"));
         world.send(old, &publish_to(topic, 4, 1, "{}"));

@@ -26,6 +26,13 @@ pub struct AtHub {
     skipped: BTreeSet<Seq>,
 }
 
+impl AtHub {
+    /// Whether the disk knows, or may know, that the hub needs no more of the reading at `seq`.
+    pub(super) fn is_settled(&self, seq: Seq) -> bool {
+        self.settled.contains(&seq)
+    }
+}
+
 impl Ledger {
     /// A reading has arrived at the hub: one that is on disk, as it was sent, and of the right time.
     pub fn note_uploaded(&mut self, arrival: &Arrival, clock_wait: Option<Duration>) -> Result<(), String> {
@@ -130,10 +137,10 @@ impl Ledger {
     }
 
     /// Each stream has arrived in order, or as two of which each is in order.
-    pub fn check_upload_order(&self, is_one_lane: bool) -> Result<(), String> {
+    pub fn check_upload_order(&self, lanes_max: usize) -> Result<(), String> {
         for (stream, numbers) in &self.hub.first_uploads {
             let lanes = lanes_of(numbers);
-            if lanes > if is_one_lane { 1 } else { 2 } {
+            if lanes > lanes_max {
                 return Err(format!("ORDER: stream {stream} has arrived as {numbers:?}"));
             }
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use forebay::{record::Settlement, session::Batch};
 
-use super::{Gateway, Room, Sabotage};
-use crate::{trace::note, uploading::Uploading};
+use super::{Gateway, Room};
+use crate::{sabotage::Sabotage, trace::note, uploading::Uploading};
 
 /// Wait before the store is asked again where to begin.
 const RETRY: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OpenFlags};
 
 use super::{World, inspection::Undisturbed};
-use crate::{gateway::Sabotage, machine::data_dir};
+use crate::{machine::data_dir, sabotage::Sabotage};
 
 const REMOVE_UNSETTLED: &str = "DELETE FROM journal WHERE seq =
     (SELECT min(seq) FROM journal WHERE seq > coalesce((SELECT through FROM settled), 0))";
