@@ -97,33 +97,31 @@ impl Puppet {
 
 #[test]
 fn a_device_the_hub_knows_is_let_in_and_works_on_without_the_hub() {
-    for version in [V31, V311, V5] {
-        let mut hub = Broker::start();
-        let pump = hub.add_device("pump");
-        let mut edge = edge_of(hub.plain()).start();
-        let mut client = edge.online(version, &pump, "meter");
-        publish(&mut client, 0..20);
-        arrived(&hub, "pump", 0..20);
-        assert_eq!(devices(&edge), [("learned-1".to_owned(), true)]);
-        assert_eq!(counters(&edge), [1, 0, 0]);
-        until_true("it is told", SOON, || edge.log_lines_with("learnt learned-1") == 1);
-        let status = edge.run(&["status"]);
-        assert!(stdout(&status).contains("1 devices learnt from the hub"), "{}", stdout(&status));
-        // What was sent and is settled here need not be sent again.
-        until_true("the edge knows it", SOON, || {
-            edge.count("SELECT count(*) FROM settled_devices WHERE through >= 20") == 1
-        });
+    let mut hub = Broker::start();
+    let pump = hub.add_device("pump");
+    let mut edge = edge_of(hub.plain()).start();
+    let mut client = edge.online(V5, &pump, "meter");
+    publish(&mut client, 0..20);
+    arrived(&hub, "pump", 0..20);
+    assert_eq!(devices(&edge), [("learned-1".to_owned(), true)]);
+    assert_eq!(counters(&edge), [1, 0, 0]);
+    until_true("it is told", SOON, || edge.log_lines_with("learnt learned-1") == 1);
+    let status = edge.run(&["status"]);
+    assert!(stdout(&status).contains("1 devices learnt from the hub"), "{}", stdout(&status));
+    // What was sent and is settled here need not be sent again.
+    until_true("the edge knows it", SOON, || {
+        edge.count("SELECT count(*) FROM settled_devices WHERE through >= 20") == 1
+    });
 
-        hub.stop();
-        publish(&mut client, 20..30);
-        edge.kill9();
-        edge.restart();
-        publish(&mut edge.online(version, &pump, "meter"), 30..40);
-        assert_eq!(edge.stored_values("learned-1").len(), 40);
-        hub.restart();
-        edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices", "--learn"]);
-        arrived(&hub, "pump", 0..40);
-    }
+    hub.stop();
+    publish(&mut client, 20..30);
+    edge.kill9();
+    edge.restart();
+    publish(&mut edge.online(V5, &pump, "meter"), 30..40);
+    assert_eq!(edge.stored_values("learned-1").len(), 40);
+    hub.restart();
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices", "--learn"]);
+    arrived(&hub, "pump", 0..40);
 }
 
 #[test]
@@ -132,7 +130,7 @@ fn many_devices_get_names_in_the_order_they_come_and_a_name_with_readings_is_not
     let edge = edge_of(hub.plain()).start();
     let known: Vec<Device> = (0..8).map(|n| hub.add_device(&format!("device {n}"))).collect();
     for (n, device) in known[..7].iter().enumerate() {
-        let mut client = edge.online(V5, device, "not-my-name");
+        let mut client = edge.online([V31, V311, V5][n % 3], device, "not-my-name");
         assert_eq!(client.publish("v1/devices/me/telemetry", format!(r#"{{"n":{n}}}"#)), 0);
     }
     assert_eq!(devices(&edge).len(), 7);
