@@ -35,7 +35,7 @@ use super::{
     schema::JOURNAL,
     sessions,
     set_aside::{self, SetAside},
-    settled,
+    settled, sweep,
 };
 use crate::{
     clock::{ClockState, Mono, Now},
@@ -225,7 +225,7 @@ impl Buffer {
         found.map_err(|e| attempt.sql(e))
     }
 
-    /// How many damaged rows [`Buffer::outbound`] has left out so far.
+    /// How many damaged rows [`Buffer::outbound`] and [`Buffer::recover`] have left out so far, with what belongs to them.
     pub fn damaged_rows(&self) -> u64 {
         self.damaged_rows
     }
@@ -333,14 +333,28 @@ impl Buffer {
 
     /// Reads back the sessions with all that belongs to them, and the retained messages.
     ///
-    /// Called after [`Buffer::open`] and [`Buffer::reopen`]. A damaged row is left out, and so is what belongs to it.
+    /// Called after [`Buffer::open`] and [`Buffer::reopen`]. A damaged row is left out, and so is what belongs to it; all
+    /// of that is removed.
     ///
     /// # Errors
-    /// If the journal is closed or cannot be read.
-    pub fn recover(&self) -> Result<Recovered, StoreError> {
-        let Some(connection) = &self.connection else { return Err(self.closed()) };
-        let recovered = recovery::read(connection, self.boot, &self.path)
+    /// If the journal is closed or cannot be read, or as [`Buffer::append`] if the removal fails in a way that leaves
+    /// doubt.
+    pub fn recover(&mut self) -> Result<Recovered, StoreError> {
+        let Some(connection) = &mut self.connection else { return Err(self.closed()) };
+        let (recovered, left_out) = recovery::read(connection, self.boot, &self.path)
             .map_err(|e| Attempt::new("read the sessions in the journal", &self.path).sql(e))?;
+        self.damaged_rows += left_out.len() as u64;
+        if !left_out.is_empty()
+            && let Err(error) = sweep::remove(connection, &left_out)
+        {
+            let error = Attempt::new("remove damaged rows of the journal", &self.path).sql(error);
+            let is_harmless = matches!(error, StoreError::Corrupt(_)) || is_rolled_back(&error);
+            self.close_unless(is_harmless);
+            if !self.is_open() {
+                return Err(error);
+            }
+            log::warn!("{error}; they are left out again at the next start");
+        }
         Ok(Recovered { last_seq: self.last_seq, ..recovered })
     }
 

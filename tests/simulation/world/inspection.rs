@@ -27,7 +27,7 @@ impl World {
         let undisturbed = Undisturbed::new(&self.disk);
         let options = options(&self.disk, &self.limits, self.plan.sabotage);
         let rows = self.ledger.check_journal(&options)?;
-        let gateway = self.gateway.as_ref().expect("it runs");
+        let gateway = self.gateway.as_mut().expect("it runs");
         let devices = gateway.devices().map_err(|error| error.to_string())?;
         let recovered = gateway.recovered().map_err(|error| error.to_string())?;
         drop(undisturbed);
@@ -49,7 +49,7 @@ impl World {
         let options = options(&copy, &self.limits, self.plan.sabotage);
         let boot = BootId::new("the boot after");
         let (now, clock) = (Now { mono: Mono(SECOND), wall: Wall(0) }, self.clock_state());
-        let gateway =
+        let mut gateway =
             match Gateway::start(self.limits.clone(), &options, &boot, now, clock, 0, self.plan.sabotage) {
                 Ok(gateway) => gateway,
                 Err(error) => return Err(format!("CANNOT START after losing {loss:?}: {error}")),
