@@ -34,8 +34,17 @@ pub struct Identity {
 pub enum Role {
     /// It sends telemetry, and speaks the hub's device API.
     Device,
+    /// A device behind which there are others, and which speaks for them as well.
+    Gateway,
     /// A program on the gateway or near it, with rights of its own.
     Client(Rights),
+}
+
+impl Role {
+    /// Whether it speaks the hub's device API.
+    pub fn is_device(&self) -> bool {
+        matches!(self, Self::Device | Self::Gateway)
+    }
 }
 
 /// What a local client may do.

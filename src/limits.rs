@@ -181,8 +181,10 @@ impl Limits {
     }
 }
 
-/// Levels of nesting in a telemetry payload, the outermost counted.
+/// Levels of nesting in the values of one reading, the outermost counted.
 pub const JSON_DEPTH_MAX: usize = 16;
+/// Levels of nesting in a telemetry payload: around the values there may be a list, a time, and a gateway's names.
+pub const JSON_MESSAGE_DEPTH_MAX: usize = JSON_DEPTH_MAX + 3;
 /// Keys in one object of values.
 pub const JSON_KEYS_MAX: usize = 256;
 /// Characters of one key.
@@ -196,6 +198,12 @@ pub const JSON_EXPONENT_MAX: u32 = 308;
 /// Last millisecond of the year 9999: the latest time a device may give.
 pub const DEVICE_TS_MAX: i64 = 253_402_300_799_999;
 
+/// Devices in one message of a gateway.
+pub const GATEWAY_DEVICES_PER_MESSAGE: usize = JSON_KEYS_MAX;
+/// Devices that are known through gateways only, all together: each has a place in the journal for good.
+pub const GATEWAY_DEVICES_MAX: usize = 10_000;
+/// Of the largest packet, what the largest payload told to a device leaves for all else.
+pub const PUBLISH_OVERHEAD_BYTES: u32 = 64;
 /// Connections accepted from one listener in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes read from one connection in one turn; what is left is read in the next, after everybody else.
@@ -240,6 +248,8 @@ pub const CONTROL_REQUEST_BYTES_MAX: usize = 1024;
 /// From accepting a connection of the control socket to its end.
 pub const CONTROL_TIME: Duration = Duration::from_secs(5);
 
+/// How long a command of the hub may wait for its device: who gave it has long stopped waiting.
+pub const DOWNLINK_RPC_LIFE: Duration = Duration::from_secs(60);
 /// Spans of time one rate of the hub is told for.
 pub const RATE_WINDOWS_MAX: usize = 6;
 /// Messages of ours on their way to the hub at once; it closes connections that have 100 waiting.
@@ -285,15 +295,61 @@ pub const KEPT_TOKENS_BYTES_MAX: u64 = 16 << 20;
 pub const UPLINK_DEVICE_LANE_ROWS: usize = 256;
 /// Bytes of values held in memory for one lane of such a connection; one reading may go beyond them.
 pub const UPLINK_DEVICE_LANE_BYTES: usize = 32 * 1024;
+/// Trials of unknown tokens at the hub at once.
+pub const TRIALS_AT_ONCE: usize = 4;
+/// How long one may take, and how long a CONNECT may wait for one.
+pub const TRIAL_TIME: Duration = Duration::from_secs(10);
+/// CONNECTs that wait for a trial; more are told to come again.
+pub const TRIAL_CONNECTS_MAX: usize = 64;
+/// The same from one address.
+pub const TRIAL_CONNECTS_PER_ADDRESS_MAX: usize = 16;
+/// Trials begun in a minute.
+pub const TRIALS_PER_MIN: u32 = 120;
+/// Trials begun in a minute for one address.
+pub const TRIALS_PER_ADDRESS_PER_MIN: u32 = 60;
+/// Trials may come as many at once as in so many seconds.
+pub const TRIAL_BURST_S: u64 = 10;
+/// Trials the hub may reject at once: hubs shut out an address, and ours is everybody's, after ten in a row.
+pub const TRIALS_REJECTED_MAX: u32 = 5;
+/// After which time one of them is forgiven.
+pub const TRIAL_FORGIVEN: Duration = Duration::from_secs(30);
+/// Tokens remembered because the hub has rejected them, or was not clear about them.
+pub const TRIED_TOKENS_MAX: usize = 1000;
+/// How long a token is remembered that the hub has rejected.
+pub const TRIAL_REJECTED_SPAN: Duration = Duration::from_secs(600);
+/// How long a token is remembered that the hub was not clear about.
+pub const TRIAL_UNDECIDED_SPAN: Duration = Duration::from_secs(5);
+/// How long no token is tried after the hub could not be reached.
+pub const TRIAL_PAUSE: Duration = Duration::from_secs(5);
+/// The shortest token that is tried, in bytes.
+pub const TRIED_TOKEN_BYTES_MIN: usize = 8;
+/// Devices learnt from the hub.
+pub const LEARNED_DEVICES_MAX: u32 = 10_000;
 /// Stretches of settled readings with gaps before them that are kept on disk.
 pub const UPLINK_STRETCHES: usize = 64;
 /// Stretches that are kept over a lost connection: each lane may have one between any two of its readings.
 pub const UPLINK_STRETCHES_IN_MEMORY: usize = 4 * UPLINK_LANE_ROWS;
 /// Readings set aside at once until it is clear whether it is they or the hub.
 pub const UPLINK_SUSPECTS: usize = 8;
+/// Messages of the hub for devices that wait for the end of the turn.
+pub const UPLINK_DOWNLINKS: usize = 1024;
+/// Bytes of their payloads; one may go beyond them.
+pub const UPLINK_DOWNLINK_BYTES: usize = 256 * 1024;
+/// Answers of devices to commands that wait for their way to the hub.
+pub const UPLINK_RPC_ANSWERS: usize = 64;
+/// Their bytes; one answer may go beyond them.
+pub const UPLINK_RPC_ANSWER_BYTES: usize = 256 * 1024;
+/// Devices of which it is kept whether they are here, and whether the hub knows.
+pub const UPLINK_PRESENT_DEVICES: usize = 65_536;
+/// Messages on their way at once that say who has come and gone.
+pub const UPLINK_PRESENCE_WINDOW: usize = 8;
+/// How long a device is gone before the hub is told: it may be back at once, and what it sent last is not on disk yet.
+pub const UPLINK_GONE_WAIT: Duration = Duration::from_secs(2);
+/// Devices looked at for one that has gone and left nothing to send.
+pub const UPLINK_GONE_LOOKS: usize = 64;
 /// Topics the hub is given numbers for.
 pub const UPLINK_TOPIC_ALIASES: u16 = 16;
-/// Devices whose own rate is watched, and whose names the hub was told.
+/// Devices whose own rate is watched.
 pub const UPLINK_DEVICES: usize = 4096;
 /// Seconds of silence after which a PINGREQ is sent.
 pub const UPLINK_KEEP_ALIVE_S: u16 = 60;
@@ -341,6 +397,7 @@ pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
 pub const UPLINK_NOTICES: usize = 16;
 
 const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
+const _: () = assert!(TRIAL_CONNECTS_PER_ADDRESS_MAX < TRIAL_CONNECTS_MAX);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
 const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);

@@ -30,6 +30,8 @@ pub struct Report {
     pub dropped: BTreeMap<String, u64>,
     /// The way to the hub; `None` if none is configured.
     pub uplink: Option<UplinkReport>,
+    /// Devices the hub was asked about; `None` if it is not asked.
+    pub learning: Option<LearningReport>,
     /// Who is connected.
     pub clients: ClientsReport,
     /// What was received and sent.
@@ -134,10 +136,30 @@ pub struct UplinkReport {
     pub uploaded: u64,
     /// Readings the hub does not take, since the start.
     pub rejected: u64,
+    /// Messages of the hub for devices, since the start.
+    pub downlinks: u64,
+    /// Those that came to no device: it was not there, had not subscribed, or the message made no sense.
+    pub downlinks_undelivered: u64,
+    /// Answers of devices to commands that the hub has acknowledged, since the start.
+    pub rpc_answers: u64,
+    /// Answers that could not go to the hub.
+    pub rpc_answers_lost: u64,
     /// Bytes given to the connection, since the start.
     pub bytes_sent: u64,
     /// Connections the hub has let in, since the start.
     pub connections: u64,
+}
+
+/// What came of asking the hub about tokens nobody here has, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LearningReport {
+    /// Devices enrolled because the hub knows their tokens.
+    pub learned: u64,
+    /// Tokens the hub does not know either.
+    pub rejected: u64,
+    /// Trials without a verdict; the devices were asked to come again.
+    pub undecided: u64,
 }
 
 /// Who is connected.

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     clock::Wall,
-    identity::{Identity, TokenHash},
-    ids::{ConnId, IdentityId},
+    identity::{Identity, Role, TokenHash},
+    ids::{ConnId, DeviceName, IdentityId},
 };
 
 /// The devices, found by what their tokens hash to.
 #[derive(Debug, Default)]
 pub struct IdentityTable {
     by_hash: HashMap<TokenHash, IdentityId>,
+    by_name: HashMap<DeviceName, IdentityId>,
     entries: BTreeMap<IdentityId, Entry>,
 }
 
@@ -43,9 +44,43 @@ impl IdentityTable {
         found.filter(|device| equal && device.enabled)
     }
 
+    /// Whether somebody has `token`, let in or not.
+    pub fn knows(&self, token: &TokenHash) -> bool {
+        self.by_hash.contains_key(token)
+    }
+
+    /// Adds a device that has just been enrolled.
+    pub fn add(&mut self, device: Identity) {
+        self.by_hash.insert(device.token_hash, device.id);
+        self.by_name.insert(device.name.clone(), device.id);
+        self.entries.insert(device.id, Entry { device, connections: Vec::new(), seen: None });
+    }
+
     /// The identity `id`, if it is let in.
     pub fn enabled(&self, id: IdentityId) -> Option<&Identity> {
         self.entries.get(&id).map(|entry| &entry.device).filter(|device| device.enabled)
+    }
+
+    /// The device called `name`; a local client is none.
+    pub fn device(&self, name: &DeviceName) -> Option<IdentityId> {
+        let id = self.by_name.get(name)?;
+        self.enabled(*id).filter(|found| found.role.is_device()).map(|found| found.id)
+    }
+
+    /// Whether a device or local client is called `name`, let in or not.
+    pub fn has(&self, name: &DeviceName) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// Whether `id` is a device with others behind it.
+    pub fn is_gateway(&self, id: IdentityId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.device.role == Role::Gateway)
+    }
+
+    /// The devices with a connection.
+    pub fn connected_devices(&self) -> impl Iterator<Item = &DeviceName> {
+        let connected = self.entries.values().filter(|entry| !entry.connections.is_empty());
+        connected.map(|entry| &entry.device).filter(|found| found.role.is_device()).map(|d| &d.name)
     }
 
     /// Takes over the registry as it is now and gives back who has lost their right, with their connections: the
@@ -53,6 +88,7 @@ impl IdentityTable {
     pub fn replace(&mut self, devices: Vec<Identity>) -> Vec<(IdentityId, Vec<ConnId>)> {
         let mut before = std::mem::take(&mut self.entries);
         self.by_hash = devices.iter().map(|device| (device.token_hash, device.id)).collect();
+        self.by_name = devices.iter().map(|device| (device.name.clone(), device.id)).collect();
         let mut lost = Vec::new();
         for device in devices {
             let (mut connections, seen) = match before.remove(&device.id) {
@@ -111,6 +147,7 @@ impl IdentityTable {
     /// Panics if the two indexes disagree.
     pub fn check_invariants(&self) {
         assert_eq!(self.by_hash.len(), self.entries.len(), "two devices share a token");
+        assert_eq!(self.by_name.len(), self.entries.len(), "two devices share a name");
         assert!(
             self.entries
                 .values()
@@ -122,7 +159,6 @@ impl IdentityTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{identity::Role, ids::DeviceName};
 
     fn device(id: i64, token: &str) -> Identity {
         Identity {

@@ -19,7 +19,8 @@ impl Broker {
         }
         connection.partial = Vec::new();
         for deadline in
-            [Deadline::Connect(conn), Deadline::Packet(conn), Deadline::Silence(conn), Deadline::Wait(conn)]
+            [Deadline::Connect, Deadline::Packet, Deadline::Silence, Deadline::Wait, Deadline::Trial]
+                .map(|of| of(conn))
         {
             self.deadlines.cancel(deadline);
         }
@@ -28,6 +29,10 @@ impl Broker {
                 let name = self.sessions.get(client.session).map(|session| session.name.clone());
                 self.end_client(conn, &client, reason, now);
                 name
+            }
+            Phase::Held { trial, .. } => {
+                self.trials.leave(trial, conn);
+                None
             }
             Phase::AwaitingConnect | Phase::Waiting | Phase::Waited | Phase::Closing => {
                 self.forget_waiting(conn);
@@ -47,7 +52,11 @@ impl Broker {
 
     fn end_client(&mut self, conn: ConnId, client: &Client, reason: CloseReason, now: Now) {
         if let Some(session) = self.sessions.get(client.session) {
-            self.identities.remove_connection(session.identity, conn);
+            let identity = session.identity;
+            self.identities.remove_connection(identity, conn);
+            if session.rights.is_device() && self.identities.connections(identity).is_empty() {
+                self.downlink.note_presence(&session.name);
+            }
         }
         if client.version == ProtocolVersion::V5
             && let Some(code) = reason.disconnect_code()

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::{byte_queue::ByteQueue, clock::Mono, ids::ConnId, session::Client};
+use crate::{byte_queue::ByteQueue, clock::Mono, ids::ConnId, mqtt::ProtocolVersion, session::Client};
+
+use super::trials::TrialId;
 
 /// One connection, from accept to close.
 #[derive(Debug)]
@@ -41,6 +43,13 @@ pub enum Phase {
     Waiting,
     /// Its CONNECT waited; it is looked at now, or the rest of it awaited.
     Waited,
+    /// Its CONNECT lies in `partial`, with what came behind it, until the hub was asked about its token.
+    Held {
+        /// The question.
+        trial: TrialId,
+        /// The version of the CONNECT, and the largest answer it takes.
+        answer: (ProtocolVersion, u32),
+    },
     /// It was let in.
     Active(Box<Client>),
     /// It is over; what is in the outbox may still leave.
@@ -48,7 +57,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Whether the client has yet to be let in.
+    /// Whether the client has yet to be let in, and nobody but itself is to blame for it.
     pub fn is_unauthenticated(&self) -> bool {
         matches!(self, Self::AwaitingConnect | Self::Waiting | Self::Waited)
     }

@@ -25,6 +25,9 @@ impl Broker {
     ///
     /// Only the beginning of an unfinished packet is kept, and never more of it than has arrived.
     pub fn handle_bytes(&mut self, conn: ConnId, bytes: &[u8], now: Now) {
+        if self.keep_held(conn, bytes) {
+            return;
+        }
         let rest = self.finish_partial(conn, bytes, now);
         let rest = self.handle_frames(conn, rest, now);
         self.keep_partial(conn, rest, now);
@@ -48,6 +51,10 @@ impl Broker {
                         break;
                     }
                     self.handle_frame(conn, header, &frame, now);
+                    if self.is_held(conn) {
+                        frame.extend_from_slice(bytes);
+                        break;
+                    }
                     return bytes;
                 }
                 Ok(Some(header)) => header.frame_bytes() - frame.len(),
@@ -80,6 +87,9 @@ impl Broker {
                     }
                     let (frame, rest) = bytes.split_at(header.frame_bytes());
                     self.handle_frame(conn, header, frame, now);
+                    if self.is_held(conn) {
+                        return bytes;
+                    }
                     bytes = rest;
                 }
                 Ok(_) => return bytes,
@@ -102,7 +112,8 @@ impl Broker {
     }
 
     fn takes_packets(&self, conn: ConnId) -> bool {
-        self.connections.get(conn).is_some_and(|c| !matches!(c.phase, Phase::Waiting | Phase::Closing))
+        let is_deaf = |phase: &Phase| matches!(phase, Phase::Waiting | Phase::Held { .. } | Phase::Closing);
+        self.connections.get(conn).is_some_and(|connection| !is_deaf(&connection.phase))
     }
 
     /// Reads the header at the front of `bytes` and refuses what can be refused from it alone.
@@ -157,8 +168,6 @@ impl Broker {
     fn handle_frame(&mut self, conn: ConnId, header: Header, frame: &[u8], now: Now) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.last_packet = now.mono;
-        self.counters.packets_received += 1;
-        self.counters.bytes_received += frame.len() as u64;
         let version = match &connection.phase {
             Phase::Active(client) => client.version,
             _ => ProtocolVersion::V5,
@@ -167,6 +176,11 @@ impl Broker {
         match decode(header, body, version) {
             Ok(packet) => self.handle_packet(conn, packet, now),
             Err(error) => self.on_malformed(conn, header, body, error, now),
+        }
+        // What is held comes again.
+        if !self.is_held(conn) {
+            self.counters.packets_received += 1;
+            self.counters.bytes_received += frame.len() as u64;
         }
     }
 
@@ -212,6 +226,13 @@ impl Broker {
             Ok(admission) => self.let_in(conn, admission, now),
             Err(Rejection::Close(reason)) => self.close(conn, reason, now),
             Err(Rejection::Refuse(refusal)) => {
+                let refusal = match refusal {
+                    Refusal::UnknownToken => match self.hold_for_trial(conn, connect, now) {
+                        Ok(()) => return,
+                        Err(refusal) => refusal,
+                    },
+                    other => other,
+                };
                 if refusal.may_be_a_guess()
                     && let Some(connection) = self.connections.get(conn)
                 {
@@ -252,7 +273,11 @@ impl Broker {
         let (version, bytes_max) = (client.version, client.answer_bytes_max);
         self.deadlines.cancel(Deadline::Connect(conn));
         self.deadlines.arm(Deadline::Silence(conn), now.mono + client.silence_max);
+        let is_device = session.rights.is_device();
         self.identities.add_connection(identity, conn);
+        if is_device && self.identities.connections(identity).len() == 1 {
+            self.downlink.note_presence(&name);
+        }
         self.identities.note_seen(identity, now.wall);
         self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
         let before = self.gate.appended();
@@ -290,7 +315,7 @@ impl Broker {
     }
 
     /// Tells why, if the client takes a packet of that size. [MQTT-3.1.2-24 of 5.0]
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         conn: ConnId,
         refusal: Refusal,

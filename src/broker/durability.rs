@@ -13,6 +13,7 @@ use crate::{
     session::{
         AccessRights, Delivery, Message, Outgoing, Session, Will,
         durable::{Change, DeliveryRow, Recovered, RecoveredSession, SessionRow},
+        handle_subscribe,
         outgoing::Place,
     },
 };
@@ -325,6 +326,7 @@ impl Broker {
             expiry_s: row.expiry_s,
             unreleased: recovered.unreleased.into_iter().collect(),
             subscriptions: Default::default(),
+            own_subscriptions: Default::default(),
             outgoing: Outgoing::new(u16::MAX),
             will: None,
         };
@@ -378,6 +380,10 @@ impl Broker {
     ) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let parsed = TopicFilter::parse(&filter).ok().filter(|parsed| !parsed.is_malformed_share());
+        if let Some(own) = parsed.and_then(|parsed| handle_subscribe::own_filter(parsed, session)) {
+            session.own_subscriptions.insert(own, terms);
+            return;
+        }
         let plain = |filter: TopicFilter<'_>| session.rights.may_subscribe(filter);
         match parsed {
             Some(parsed) if plain(parsed.share().map_or(parsed, |(_, plain)| plain)) => {

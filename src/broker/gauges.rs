@@ -28,13 +28,14 @@ pub struct Gauges {
 impl Broker {
     /// What there is at the moment; counted anew, so not for every message.
     pub fn gauges(&self) -> Gauges {
+        let own: usize = self.sessions.iter().map(|(_, session)| session.own_subscriptions.len()).sum();
         let waiting: usize = self.sessions.iter().map(|(_, session)| session.outgoing.waiting()).sum();
         Gauges {
             identities: self.identities.count() as u64,
             connections: self.connections.len() as u64,
             clients_connected: self.sessions.online_len() as u64,
             sessions_offline: self.sessions.offline_len() as u64,
-            subscriptions: self.subscriptions.len() as u64,
+            subscriptions: (self.subscriptions.len() + own) as u64,
             retained_messages: self.retained.len() as u64,
             retained_bytes: self.retained.bytes() as u64,
             waiting_messages: waiting as u64,

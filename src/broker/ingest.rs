@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     clock::Now,
-    device_api::telemetry::Reading,
+    device_api::{
+        gateway_messages::DeviceReadings,
+        telemetry::Reading,
+        topics::{self, DeviceTopic},
+    },
     ids::{ConnId, DeviceName, SessionSlot, Ticket},
     mqtt::{
         Ack, Packet, PacketId, Properties, PropertiesBuf, Property, ProtocolVersion, Publish, QoS,
@@ -43,30 +47,49 @@ impl Broker {
         self.pace(conn, slot, now);
         match verdict {
             Verdict::Close(reason) => self.close(conn, reason, now),
-            Verdict::Answer(reason) => self.on_unserved(conn, publish, &name, reason, now),
+            Verdict::Answer(reason) => self.on_unserved(conn, (publish, topic), &name, reason, now),
+            Verdict::TellLimits(number) => self.on_limits_asked(conn, publish, number, now),
+            Verdict::Presence(told) => self.on_gateway_presence(conn, publish, &name, told, now),
+            Verdict::RpcAnswer(id) => self.on_rpc_answer(conn, publish, name, id, now),
             Verdict::Repeat => self.answer(conn, publish, ReasonCode::Success, None, now),
             Verdict::Route => {
                 self.on_message(conn, publish, Message::published(publish, topic, slot, now.mono), now)
             }
-            Verdict::Store(_) | Verdict::SetAside(_) if self.store == StoreState::Failed => {
+            Verdict::Store(_) | Verdict::StoreBehind(_) | Verdict::SetAside(_)
+                if self.store == StoreState::Failed =>
+            {
                 self.close(conn, CloseReason::StoreFailed, now);
             }
-            Verdict::Store(_) if self.is_storage_full => self.on_no_room(conn, publish, now),
+            Verdict::Store(_) | Verdict::StoreBehind(_) if self.is_storage_full => {
+                self.on_no_room(conn, publish, now);
+            }
             Verdict::Store(readings) => {
                 let before = self.gate.appended();
                 self.append(&name, readings, now);
                 self.answer_after(before, conn, publish, (ReasonCode::Success, None), now);
             }
-            Verdict::SetAside(error) => {
-                let words = error.to_string();
-                let before = self.gate.appended();
-                self.set_aside(&name, topic.as_str(), publish.payload, &words, now);
-                let answer = (ReasonCode::PayloadFormatInvalid, Some(words));
-                self.answer_after(before, conn, publish, answer, now);
+            Verdict::StoreBehind(devices) => {
+                self.on_gateway_readings(conn, (publish, topic), &name, devices, now);
             }
+            Verdict::SetAside(words) => self.on_unfit(conn, publish, (&name, topic), words, now),
         }
         self.identities.note_seen(identity, now.wall);
         self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
+    }
+
+    /// Sets aside a payload that cannot be understood, or is not for its sender to send.
+    pub(super) fn on_unfit(
+        &mut self,
+        conn: ConnId,
+        publish: &Publish<'_>,
+        (name, topic): (&DeviceName, TopicName<'_>),
+        words: String,
+        now: Now,
+    ) {
+        let before = self.gate.appended();
+        self.set_aside(name, topic.as_str(), publish.payload, &words, now);
+        let answer = (ReasonCode::PayloadFormatInvalid, Some(words));
+        self.answer_after(before, conn, publish, answer, now);
     }
 
     /// Retains a message if it is to be, and routes it; the answer waits for the disk if any of that goes there.
@@ -103,9 +126,9 @@ impl Broker {
                 log::warn!("lost the will of {name}: there is no room for readings");
             }
             Verdict::Store(readings) => self.append(name, readings, now),
-            Verdict::SetAside(error) => {
+            Verdict::SetAside(words) => {
                 let topic = will.topic().as_str().to_owned();
-                self.set_aside(name, &topic, will.payload(), &error.to_string(), now);
+                self.set_aside(name, &topic, will.payload(), &words, now);
             }
             _ => {}
         }
@@ -119,7 +142,7 @@ impl Broker {
         self.send_answer(held.conn, held.answer, now);
     }
 
-    fn append(&mut self, name: &DeviceName, readings: Vec<Reading>, now: Now) {
+    pub(super) fn append(&mut self, name: &DeviceName, readings: Vec<Reading>, now: Now) {
         if readings.is_empty() {
             return;
         }
@@ -143,7 +166,7 @@ impl Broker {
         self.next_seq = self.next_seq.next();
     }
 
-    /// What was set aside is over: dropped, or stored again as these readings of `name`, with the next commit, which is
+    /// What was set aside is over: dropped, or stored again as these readings, with the next commit, which is
     /// due at once. Nobody is told of them a second time.
     ///
     /// # Errors
@@ -151,19 +174,18 @@ impl Broker {
     pub fn handle_resolved(
         &mut self,
         over: SetAsideId,
-        name: &DeviceName,
-        readings: Vec<Reading>,
+        all: Vec<DeviceReadings>,
         now: Now,
     ) -> Result<(), &'static str> {
         if self.store == StoreState::Failed {
             return Err("the store is out of order");
         }
-        if self.is_storage_full && !readings.is_empty() {
+        if self.is_storage_full && !all.iter().all(|of| of.readings.is_empty()) {
             return Err("there is no room for readings");
         }
         self.gate.append();
-        for reading in readings {
-            self.keep(name, reading, now);
+        for DeviceReadings { device, readings } in all {
+            readings.into_iter().for_each(|reading| self.keep(&device, reading, now));
         }
         self.batch.over.push(over);
         self.commit_due = true;
@@ -199,22 +221,33 @@ impl Broker {
     fn on_unserved(
         &mut self,
         conn: ConnId,
-        publish: &Publish<'_>,
+        (publish, topic): (&Publish<'_>, TopicName<'_>),
         name: &DeviceName,
         reason: ReasonCode,
         now: Now,
     ) {
         self.counters.messages_refused += 1;
+        let is_gateways = matches!(
+            topics::classify(topic.as_str()),
+            DeviceTopic::GatewayTelemetry | DeviceTopic::GatewayPresence
+        );
+        let words = is_gateways.then_some("this device is not marked as a gateway");
         if let Some(address) = self.connections.get(conn).map(|connection| connection.address) {
+            let hint = match words {
+                Some(_) => {
+                    format!("it is not marked as a gateway, see `forebay device set {name} --gateway on`")
+                }
+                None => "telemetry goes to v1/devices/me/telemetry".to_owned(),
+            };
             self.tell(address, "topic not served", now, || {
-                format!("dropped a message of {name} at {address}: {reason}; telemetry goes to v1/devices/me/telemetry")
+                format!("dropped a message of {name} at {address}: {reason}; {hint}")
             });
         }
-        self.answer(conn, publish, reason, None, now);
+        self.answer(conn, publish, reason, words.map(str::to_owned), now);
     }
 
     /// Answers a message for which nothing is kept, or nothing new.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         conn: ConnId,
         publish: &Publish<'_>,
@@ -227,7 +260,7 @@ impl Broker {
 
     /// Answers a message for which everything after `before` goes to disk: at once if that is nothing and no answer of
     /// this connection waits, for answers leave in the order of their PUBLISHes. [MQTT-4.6.0-2]
-    fn answer_after(
+    pub(super) fn answer_after(
         &mut self,
         before: Ticket,
         conn: ConnId,

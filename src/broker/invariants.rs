@@ -35,7 +35,7 @@ impl Broker {
     }
 
     fn check_connections(&self) {
-        let mut waiting = 0;
+        let (mut waiting, mut held) = (0, 0);
         let mut from_addresses = 0;
         for (conn, connection) in self.connections.iter() {
             from_addresses += 1;
@@ -65,10 +65,16 @@ impl Broker {
                 Phase::AwaitingConnect | Phase::Waiting | Phase::Waited => {
                     assert!(self.deadlines.is_armed(Deadline::Connect(conn)), "{conn:?} may wait for ever");
                 }
+                Phase::Held { trial, .. } => {
+                    assert!(self.deadlines.is_armed(Deadline::Trial(conn)), "{conn:?} may be held for ever");
+                    assert!(self.trials.holds(*trial, conn), "{conn:?} waits for nothing");
+                    held += 1;
+                }
                 Phase::Closing => assert!(connection.partial.is_empty()),
             }
         }
         assert!(self.to_route.is_empty(), "a message nobody will route");
+        assert_eq!(held, self.trials.held_len());
         assert_eq!(waiting, self.unauthenticated.len());
         assert_eq!(
             from_addresses,
@@ -82,7 +88,8 @@ impl Broker {
         let (mut subscriptions, mut queued_bytes, mut offline_bytes) = (0, 0, 0);
         for (slot, session) in self.sessions.iter() {
             session.outgoing.check_invariants();
-            assert!(session.subscriptions.len() <= session.subscriptions_max(&self.limits));
+            assert!(session.subscription_count() <= session.subscriptions_max(&self.limits));
+            assert!(session.own_subscriptions.is_empty() || session.rights.is_device());
             subscriptions += session.subscriptions.len();
             let bytes = session.outgoing.waiting_bytes();
             match session.conn {

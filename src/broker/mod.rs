@@ -8,6 +8,9 @@
 //! poll_commit -> the store -> handle_committed               or handle_commit_failed, handle_store_ready
 //! poll_output -> output / consume_output                     what may now be sent
 //! poll_close -> handle_closed                                whose slot may be used again
+//! handle_downlink, handle_rpc_room                           what comes from the hub, and goes there
+//! poll_rpc_answer, poll_presence                             without the journal
+//! poll_trial -> the hub -> handle_trial                      whether it knows a token nobody here has
 //! wants_report -> handle_report                              if somebody listens to how everything is doing
 //! poll_timeout                                               how long to sleep
 //! ```
@@ -19,10 +22,13 @@ pub mod commit_gate;
 mod connections;
 mod deadlines;
 mod dispatch;
+mod downlink;
 mod durability;
+mod gateways;
 mod gauges;
 mod ingest;
 mod invariants;
+mod learning;
 mod notices;
 mod pacing;
 pub mod rates;
@@ -36,6 +42,7 @@ mod subscribing;
 pub mod subscription_tree;
 mod sys_publishing;
 pub mod sys_topics;
+mod trials;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -57,7 +64,10 @@ use access::IdentityTable;
 use commit_gate::{CommitGate, Ticket};
 use connections::{Connection, Connections, FromAddress, Phase};
 use deadlines::Deadlines;
+use downlink::DownlinkState;
+pub use downlink::{Reached, RpcAnswer};
 use durability::Durability;
+use gateways::DevicesBehind;
 pub use gauges::Gauges;
 use notices::Notices;
 use rates::{Publisher, Rates};
@@ -68,6 +78,8 @@ use sessions::Sessions;
 use subscription_tree::SubscriptionTree;
 use sys_publishing::Newcomer;
 use sys_topics::SysTopics;
+use trials::Trials;
+pub use trials::{Ask, TrialId, Verdict};
 
 /// How long a connection without CONNECT is safe from making room for the next.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -84,6 +96,7 @@ enum Deadline {
     Silence(ConnId),
     Wait(ConnId),
     Pause(Publisher),
+    Trial(ConnId),
     SessionEnd(SessionSlot),
     Will(SessionSlot),
     Retained,
@@ -115,6 +128,12 @@ pub struct Counters {
     pub messages_refused: u64,
     /// CONNECTs refused.
     pub connects_refused: u64,
+    /// Devices enrolled because the hub knows their tokens.
+    pub devices_learned: u64,
+    /// Tokens unknown here that the hub does not know either.
+    pub tokens_rejected: u64,
+    /// Trials of unknown tokens that came to no verdict.
+    pub trials_undecided: u64,
     /// Connections ended for something the peer did wrong.
     pub connections_faulted: u64,
     /// Batches on disk.
@@ -125,6 +144,12 @@ pub struct Counters {
     pub messages_dropped: u64,
     /// Messages whose time was over before they could be sent.
     pub messages_expired: u64,
+    /// Messages of the hub that a device was sent, or will be.
+    pub downlinks_delivered: u64,
+    /// Messages of the hub for devices that were not there, or had not subscribed.
+    pub downlinks_undelivered: u64,
+    /// Answers of devices to commands that could not go to the hub.
+    pub rpc_answers_refused: u64,
     /// Messages that could not be retained for want of room.
     pub retained_refused: u64,
     /// Packets received, of every kind.
@@ -185,6 +210,7 @@ pub struct Broker {
     unauthenticated: BTreeSet<(Mono, ConnId)>,
     per_address: HashMap<IpAddr, FromAddress>,
     refusals: Refusals,
+    trials: Trials,
     rates: Rates,
     notices: Notices,
     counters: Counters,
@@ -203,6 +229,8 @@ pub struct Broker {
     /// Those who wait for the first values of `sys_topics`, for the rest of the turn.
     sys_newcomers: Vec<Newcomer>,
     durability: Durability,
+    downlink: DownlinkState,
+    devices_behind: DevicesBehind,
     /// Bytes of messages that wait for all connections together.
     queued_bytes: usize,
     /// Bytes of messages that wait for sessions without a connection.
@@ -233,6 +261,7 @@ impl Broker {
             unauthenticated: BTreeSet::new(),
             per_address: HashMap::new(),
             refusals: Refusals::default(),
+            trials: Trials::default(),
             rates: Rates::default(),
             notices: Notices::default(),
             counters: Counters::default(),
@@ -249,6 +278,8 @@ impl Broker {
             sys_topics: SysTopics::new(now.mono),
             sys_newcomers: Vec::new(),
             durability: Durability::default(),
+            downlink: DownlinkState::default(),
+            devices_behind: DevicesBehind::default(),
             queued_bytes: 0,
             offline_bytes: 0,
             matches: Vec::new(),
@@ -319,6 +350,10 @@ impl Broker {
         match &connection.phase {
             Phase::Waiting | Phase::Closing => false,
             Phase::AwaitingConnect | Phase::Waited => self.may_read(connection),
+            // Only to notice that it gives up.
+            Phase::Held { .. } => {
+                self.may_read(connection) && connection.partial.len() <= self.limits.connect_bytes as usize
+            }
             Phase::Active(client) => {
                 let only_publishes = || {
                     self.sessions
@@ -409,6 +444,9 @@ impl Broker {
             }
             self.end_offline_sessions(identity, now);
         }
+        for session in self.sessions.iter_mut() {
+            session.rights.set_gateway(self.identities.is_gateway(session.identity));
+        }
         self.route_pending(now);
         self.check_invariants();
     }
@@ -498,6 +536,7 @@ impl Broker {
                 Deadline::Silence(conn) => self.on_silence(conn, now),
                 Deadline::Wait(conn) => self.on_wait_over(conn, now),
                 Deadline::Pause(publisher) => self.on_pause_over(publisher, now),
+                Deadline::Trial(conn) => self.on_trial_late(conn, now),
                 Deadline::SessionEnd(slot) => self.on_session_end(slot, now),
                 Deadline::Will(slot) => self.on_will_due(slot, now),
                 Deadline::Retained => self.on_retained_expired(now),

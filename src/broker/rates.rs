@@ -29,7 +29,7 @@ use crate::{
     limits::{CONNECT_BURST_S, CONNECT_RATE_WAIT_MS_MAX, Limits, PUBLISH_BURST_S, RATED_MAX},
 };
 
-const MINUTE_NS: u64 = 60_000_000_000;
+pub(super) const MINUTE_NS: u64 = 60_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// The rates of all addresses and identities.
@@ -64,7 +64,7 @@ pub enum Turn {
 
 /// How fast, and how much of it at once.
 #[derive(Clone, Copy, Debug)]
-struct Rate {
+pub(super) struct Rate {
     /// From one token to the next.
     interval_ns: u64,
     /// Until an empty bucket is full.
@@ -75,7 +75,7 @@ struct Rate {
 ///
 /// A bucket is the moment at which it will be full again; each token taken puts that off by one interval.
 #[derive(Debug)]
-struct Buckets<K> {
+pub(super) struct Buckets<K> {
     full_at_ns: HashMap<K, u64>,
 }
 
@@ -154,26 +154,26 @@ impl Rates {
 impl Rate {
     /// `count` in each `span_ns`, and as much at once as comes together in `burst_s`, at least one; none if `count` is
     /// 0.
-    fn new(count: u32, span_ns: u64, burst_s: u64) -> Option<Self> {
+    pub(super) fn new(count: u32, span_ns: u64, burst_s: u64) -> Option<Self> {
         let interval_ns = span_ns.checked_div(count.into())?.max(1);
         Some(Self { interval_ns, depth_ns: interval_ns.max(burst_s * SECOND_NS) })
     }
 }
 
 impl<K: Copy + Ord + Hash> Buckets<K> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { full_at_ns: HashMap::new() }
     }
 
     /// How long until `key` has a token.
-    fn wait(&self, key: &K, rate: Rate, now: Mono) -> Duration {
+    pub(super) fn wait(&self, key: &K, rate: Rate, now: Mono) -> Duration {
         let full_at_ns = self.full_at_ns.get(key).copied().unwrap_or(0);
         let allowed_ns = nanoseconds(now) + rate.depth_ns;
         Duration::from_nanos((full_at_ns + rate.interval_ns).saturating_sub(allowed_ns))
     }
 
     /// Takes a token of `key`, whether it has one or not.
-    fn take(&mut self, key: K, rate: Rate, now: Mono) {
+    pub(super) fn take(&mut self, key: K, rate: Rate, now: Mono) {
         if self.full_at_ns.len() >= RATED_MAX && !self.full_at_ns.contains_key(&key) {
             self.make_room(now);
         }

@@ -401,7 +401,7 @@ impl Broker {
 }
 
 /// What one client gets of `message` for the subscriptions `terms`.
-fn delivery<'t>(
+pub(super) fn delivery<'t>(
     message: &Arc<Message>,
     terms: impl IntoIterator<Item = &'t Terms>,
     group: Option<Arc<str>>,

@@ -102,6 +102,11 @@ impl Sessions {
         slots.filter_map(|(slot, session)| Some((SessionSlot(slot as u32), session.as_deref()?)))
     }
 
+    /// All of them, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.slots.iter_mut().filter_map(|session| session.as_deref_mut())
+    }
+
     /// Panics if an invariant does not hold.
     pub fn check_invariants(&self) {
         assert_eq!(self.by_key.len() + self.free.len(), self.slots.len());

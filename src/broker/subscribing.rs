@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use crate::{
     clock::Now,
     ids::ConnId,
-    mqtt::{Ack, Packet, PacketId, Properties, ReasonCode, Subscribe, Unsubscribe},
+    mqtt::{Ack, Packet, PacketId, Properties, QoS, ReasonCode, Subscribe, Unsubscribe},
     session::{
         CloseReason, Session, Terms,
         durable::Change,
@@ -37,18 +37,29 @@ impl Broker {
             if reason.is_error() {
                 continue;
             }
+            let own = handle_subscribe::own_filter(*filter, session);
             let terms = Terms {
-                qos: options.qos,
+                // Of these the hub grants no more.
+                qos: if own.is_some() { options.qos.min(QoS::AtLeastOnce) } else { options.qos },
                 no_local: options.no_local,
                 retain_as_published: options.retain_as_published,
                 identifier,
             };
-            let is_new = session.subscriptions.insert(filter.as_str().into());
-            self.subscriptions.insert(*filter, slot, terms);
-            self.sys_topics.note_subscribed(filter.as_str());
-            if let Some(session) = session.durable {
+            let durable = session.durable;
+            let is_new = match own {
+                Some(own) => session.own_subscriptions.insert(own, terms).is_none(),
+                None => session.subscriptions.insert(filter.as_str().into()),
+            };
+            if own.is_none() {
+                self.subscriptions.insert(*filter, slot, terms);
+                self.sys_topics.note_subscribed(filter.as_str());
+            }
+            if let Some(session) = durable {
                 let filter = filter.as_str().into();
                 self.note(Change::Subscribed { session, filter, terms }, now);
+            }
+            if own.is_some() {
+                continue;
             }
             if handle_subscribe::wants_retained(*filter, options.retain_handling, is_new) {
                 retained.push((filter.as_str().into(), terms));
@@ -68,13 +79,20 @@ impl Broker {
         let mut were_there = Vec::with_capacity(unsubscribe.filters.len());
         for filter in &unsubscribe.filters {
             let Some(session) = self.sessions.get_mut(slot) else { return };
-            let was_there = session.subscriptions.remove(filter.as_str());
+            let own = handle_subscribe::own_filter(*filter, session);
+            let was_there = match own {
+                Some(own) => session.own_subscriptions.remove(&own).is_some(),
+                None => session.subscriptions.remove(filter.as_str()),
+            };
             were_there.push(was_there);
             if !was_there {
                 continue;
             }
-            self.subscriptions.remove(*filter, slot);
-            if let Some(session) = session.durable {
+            let durable = session.durable;
+            if own.is_none() {
+                self.subscriptions.remove(*filter, slot);
+            }
+            if let Some(session) = durable {
                 self.note(Change::Unsubscribed { session, filter: filter.as_str().into() }, now);
             }
         }

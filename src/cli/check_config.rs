@@ -86,6 +86,8 @@ const HEAD: &str = r#"# The configuration of forebay. Every key is optional; wha
 # "gateway": the hub, which knows us as a gateway. "device": the hub, which knows each device by its own token.
 # "plain": any broker.
 # mode = "gateway"
+# A device unknown here is tried at the hub; if the hub accepts its token, it is enrolled here [true or false].
+# learn = false
 # A file with the access token of this gateway, which nobody else may read [default: the credential uplink-token].
 # In plain mode the token is the user name.
 # token_file = "uplink.token"
@@ -160,7 +162,8 @@ mod tests {
     fn the_numbers_printed_for_the_uplink_are_its_defaults() {
         let (_, table) = HEAD.split_once("# [uplink]\n").expect("the table");
         let lines = table.lines().filter(|line| line.contains(" = ") && !line.contains("..."));
-        let wanted = ["url", "order", "fresh_share", "wait_for_clock_s", "payload_bytes", "keep_alive_s"];
+        let wanted =
+            ["url", "learn", "order", "fresh_share", "wait_for_clock_s", "payload_bytes", "keep_alive_s"];
         let text = lines
             .map(|line| line.trim_start_matches("# "))
             .filter(|line| wanted.contains(&line.split(' ').next().unwrap_or_default()))

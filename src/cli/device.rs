@@ -6,6 +6,7 @@ use forebay::ids::DeviceName;
 use super::{
     Failure, GlobalArguments,
     identities::{self, IdentityCommand, Kind, Making, now},
+    output::tell,
     token_source,
 };
 
@@ -23,6 +24,18 @@ pub enum DeviceCommand {
         /// Forwards its readings over a connection of its own, with its own token, which is kept for that
         #[arg(long)]
         forward_as_itself: bool,
+        /// Lets it send readings of the devices behind it as well, by the hub's gateway API
+        #[arg(long)]
+        gateway: bool,
+    },
+    /// Changes what a device is; it keeps its token and its connections
+    Set {
+        /// Its name
+        #[arg(value_parser = identities::name)]
+        name: DeviceName,
+        /// Whether it may send readings of the devices behind it as well
+        #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
+        gateway: String,
     },
     /// What is done to clients as well.
     #[command(flatten)]
@@ -35,14 +48,28 @@ pub enum DeviceCommand {
 /// If the device is not there, or is there already, or the registry cannot be used.
 pub fn run(global: &GlobalArguments, command: DeviceCommand) -> Result<(), Failure> {
     match command {
-        DeviceCommand::Add { name, token, forward_as_itself } => {
+        DeviceCommand::Add { name, token, forward_as_itself, gateway } => {
             token.as_deref().map_or(Ok(()), token_source::is_given)?;
             let mut book = identities::open(global, Making::IfMissing)?;
             let keeps = forward_as_itself || book.keeps_all;
             identities::add(Kind::Device, &name, token.is_some(), keeps, |token| {
-                book.registry.add(&name, &token.hash(), now())?;
+                let (hash, now) = (token.hash(), now());
+                match gateway {
+                    true => book.registry.add_gateway(&name, &hash, now)?,
+                    false => book.registry.add(&name, &hash, now)?,
+                };
                 if keeps { book.keep(&name, token) } else { Ok(()) }
             })
+        }
+        DeviceCommand::Set { name, gateway } => {
+            let mut book = identities::open(global, Making::No)?;
+            identities::existing(&book.registry, Kind::Device, &name)?;
+            book.registry.set_gateway(&name, gateway == "on")?;
+            tell(&match gateway.as_str() {
+                "on" => format!("{name} is a gateway: it may send readings of the devices behind it"),
+                _ => format!("{name} is no gateway: it sends its own readings only"),
+            });
+            Ok(())
         }
         DeviceCommand::Other(command) => identities::run(global, Kind::Device, command),
     }

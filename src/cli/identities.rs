@@ -288,7 +288,7 @@ fn of_kind(found: Option<Identity>, kind: Kind, name: &DeviceName) -> Result<Ide
 impl Kind {
     fn of(identity: &Identity) -> Self {
         match identity.role {
-            Role::Device => Self::Device,
+            Role::Device | Role::Gateway => Self::Device,
             Role::Client(_) => Self::Client,
         }
     }
@@ -322,6 +322,9 @@ fn show(identity: &Identity, kept: &KeptTokens, json: bool) -> Result<(), Failur
     let name = one_line(identity.name.as_str());
     let (state, created, seen) = (state(identity), to_the_second(identity.created.0), last_seen(identity));
     let mut text = format!("name       {name}\nstate      {state}\ncreated    {created}\nlast seen  {seen}");
+    if identity.role == Role::Gateway {
+        text += "\ngateway    yes";
+    }
     if kept.of(identity).is_some() {
         text += "\nforwarded  as itself";
     }
@@ -340,6 +343,9 @@ fn as_json(identity: &Identity, kept: &KeptTokens) -> serde_json::Value {
         "created": identity.created.0,
         "last_seen": identity.last_seen.map(|seen| seen.0),
     });
+    if identity.role == Role::Gateway {
+        object["gateway"] = true.into();
+    }
     if kept.of(identity).is_some() {
         object["forwarded_as_itself"] = true.into();
     }
@@ -367,25 +373,31 @@ fn table(identities: &[Identity], kept: &KeptTokens, kind: Kind) -> String {
             state(identity),
             &to_the_second(identity.created.0),
             &last_seen(identity),
-            &match kept.of(identity) {
-                Some(_) => "as itself".to_owned(),
-                None => rights(&identity.role),
+            &match &identity.role {
+                Role::Client(rights) => rights_in_words(rights),
+                _ => noted(identity, kept),
             },
         )
     });
     let last = match kind {
         Kind::Client => "rights",
-        Kind::Device if identities.iter().any(|identity| kept.of(identity).is_some()) => "forwarded",
-        Kind::Device => "",
+        Kind::Device if identities.iter().all(|identity| noted(identity, kept).is_empty()) => "",
+        Kind::Device => "remarks",
     };
     row("name", "state", "created (UTC)", "last seen (UTC)", last) + &rows.collect::<String>()
 }
 
-fn rights(role: &Role) -> String {
-    match role {
-        Role::Device => String::new(),
-        Role::Client(Rights { publish: Grant::Ordinary, subscribe: Grant::Ordinary }) => ORDINARY.to_owned(),
-        Role::Client(Rights { publish, subscribe }) => {
+/// What there is to say of a device beside its state.
+fn noted(identity: &Identity, kept: &KeptTokens) -> String {
+    let gateway = (identity.role == Role::Gateway).then_some("gateway");
+    let forwarded = kept.of(identity).map(|_| "forwarded as itself");
+    gateway.into_iter().chain(forwarded).collect::<Vec<_>>().join(", ")
+}
+
+fn rights_in_words(rights: &Rights) -> String {
+    match rights {
+        Rights { publish: Grant::Ordinary, subscribe: Grant::Ordinary } => ORDINARY.to_owned(),
+        Rights { publish, subscribe } => {
             format!("publish: {}; subscribe: {}", granted(publish), granted(subscribe))
         }
     }
@@ -463,6 +475,24 @@ mod tests {
              demo           enabled   2026-11-24 05:10:55  never\n\
              a longer name  disabled  2026-11-24 05:10:55  1970-01-01 00:00:00\n"
         );
+    }
+
+    #[test]
+    fn a_gateway_is_told_from_other_devices() {
+        let site = Identity { role: Role::Gateway, ..device("site") };
+        assert_eq!(
+            as_json(&site, &KeptTokens::default()).to_string(),
+            r#"{"created":1795497055000,"enabled":true,"gateway":true,"last_seen":null,"name":"site"}"#
+        );
+        assert_eq!(
+            table(&[device("demo"), site.clone()], &KeptTokens::default(), Kind::Device),
+            "name  state     created (UTC)        last seen (UTC)      remarks\n\
+             demo  enabled   2026-11-24 05:10:55  never\n\
+             site  enabled   2026-11-24 05:10:55  never                gateway\n"
+        );
+        let mut kept = KeptTokens::default();
+        kept.keep(site.name.clone(), Token::parse("7qPzL0aXw2RnT5vYb9Kd").expect("a token"));
+        assert_eq!(noted(&site, &kept), "gateway, forwarded as itself");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use forebay::report::{LastError, Report, UplinkReport};
+use forebay::report::{LastError, LearningReport, Report, UplinkReport};
 
 use super::output::one_line;
 
@@ -46,6 +46,7 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
     if !dropped.is_empty() {
         lines.push(("Dropped", dropped.join(", ")));
     }
+    lines.extend(report.learning.as_ref().map(|learning| ("Learning", learnt(learning))));
     lines.push(("Clients", clients(report)));
     lines.push(("Messages", messages(report)));
     lines.push(("Clock", clock(report)));
@@ -122,6 +123,16 @@ fn uplink_lines(uplink: &UplinkReport) -> Vec<(&'static str, String)> {
     }
     lines.push(("Uploaded", uploaded));
     lines
+}
+
+fn learnt(learning: &LearningReport) -> String {
+    let LearningReport { learned, rejected, undecided } = learning;
+    format!(
+        "{} devices learnt from the hub, {} tokens it does not know, {} trials without a verdict",
+        grouped(*learned),
+        grouped(*rejected),
+        grouped(*undecided)
+    )
 }
 
 fn clients(report: &Report) -> String {

@@ -72,6 +72,9 @@ pub struct SetArguments {
     /// The hub knows each device by its own token, which it shares with forebay: no gateway is needed there
     #[arg(long, conflicts_with_all = ["plain", "token", "token_file"])]
     pub devices: bool,
+    /// Tries a device unknown here at the hub, and enrols it if the hub accepts its token
+    #[arg(long, conflicts_with = "plain")]
+    pub learn: bool,
     /// The other end is an ordinary broker
     #[arg(long, requires = "topic")]
     pub plain: bool,
@@ -235,6 +238,7 @@ impl Contents {
             None => ModeConfig::Gateway,
         };
         Ok(UplinkConfig {
+            learn: arguments.learn,
             token_file: self.token.as_ref().map(|_| at(TOKEN_FILE)),
             password_file: self.password.as_ref().map(|_| at(PASSWORD_FILE)),
             ca_file: self.ca.as_ref().map(|_| at(CA_FILE)),
@@ -333,6 +337,9 @@ fn description(config: &UplinkConfig) -> Vec<(&'static str, String)> {
             lines.extend(user_name.clone().map(|name| ("user name", name)));
         }
     }
+    if config.learn {
+        lines.push(("learn", "devices unknown here are tried at the hub".to_owned()));
+    }
     lines.extend(config.token_file.as_ref().map(|file| ("token", path(file))));
     lines.extend(config.password_file.as_ref().map(|file| ("password", path(file))));
     if config.url.tls {
@@ -398,6 +405,19 @@ mod tests {
         remove(dir.path()).expect("removed");
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
         assert!(matches!(remove(dir.path()), Err(Failure::Failed(_))));
+    }
+
+    #[test]
+    fn learning_is_set_and_shown_and_is_for_hubs_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        set(dir.path(), &arguments("mqtt://hub --devices")).expect("set");
+        let learns = |config: &UplinkConfig| description(config).iter().any(|(name, _)| *name == "learn");
+        assert!(!learns(&stored(dir.path())));
+        set(dir.path(), &arguments("mqtt://hub --devices --learn")).expect("set");
+        let config = stored(dir.path());
+        assert!(config.learn && config.mode == ModeConfig::Device && learns(&config));
+        let plain = "forebay uplink set mqtt://hub --plain --topic t --learn";
+        assert!(Arguments::try_parse_from(plain.split(' ')).is_err());
     }
 
     #[test]

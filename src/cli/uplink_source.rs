@@ -96,6 +96,7 @@ pub fn setup(config: &UplinkConfig, credentials: Option<&Path>) -> Result<Uplink
     let fingerprint = fingerprint(config, mode.as_ref());
     let client_id = config.client_id.clone().unwrap_or_else(own_client_id);
     let is_hub = !matches!(config.mode, ModeConfig::Plain { .. });
+    let trial_client_id = (is_hub && config.learn).then(|| format!("{client_id}-t"));
     let everybody = mode.map(|mode| settings(config, mode, client_id.clone()));
     let device: Option<DeviceSettings> = is_hub.then(|| {
         let config = config.clone();
@@ -106,7 +107,7 @@ pub fn setup(config: &UplinkConfig, credentials: Option<&Path>) -> Result<Uplink
         settings
     });
     let place = Rc::new(HubPlace { url: url.to_string(), host: url.host.clone(), port: url.port, tls });
-    Ok(UplinkSetup { place, everybody, device, fingerprint })
+    Ok(UplinkSetup { place, everybody, device, trial_client_id, fingerprint })
 }
 
 fn settings(config: &UplinkConfig, mode: Mode, client_id: String) -> Settings {
@@ -254,6 +255,13 @@ mod tests {
         assert_ne!(first, print(b"two", &named));
         let other = UplinkConfig { keep_alive_s: 30, ..named.clone() };
         assert_ne!(first, print(b"one", &other));
+    }
+
+    #[test]
+    fn tokens_are_tried_only_if_that_was_said() {
+        let trials = |text: &str| setup(&config(text), None).expect("settled").trial_client_id;
+        assert_eq!(trials("mode = 'device'\n"), None);
+        assert_eq!(trials("mode = 'device'\nlearn = true\nclient_id = 'me'\n").as_deref(), Some("me-t"));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct UplinkConfig {
     pub url: HubUrl,
     /// `mode`, with what belongs to it.
     pub mode: ModeConfig,
+    /// `learn`: a device unknown here is tried at the hub, and enrolled if that knows it.
+    pub learn: bool,
     /// `token_file`: the access token of the gateway; in plain mode it is the user name.
     pub token_file: Option<PathBuf>,
     /// `password_file`, in plain mode.
@@ -71,7 +73,7 @@ pub enum ModeConfig {
 }
 
 /// The keys of `[uplink]`.
-const KEYS: &str = "url, mode, token_file, ca_file, client_certificate, client_key, pin, topic, username, \
+const KEYS: &str = "url, mode, learn, token_file, ca_file, client_certificate, client_key, pin, topic, username, \
                     password_file, client_id, order, fresh_share, wait_for_clock_s, payload_bytes and keep_alive_s";
 const MODES: &str = "one of \"gateway\", \"device\" and \"plain\"";
 const ORDERS: &str = "one of \"fresh-first\" and \"oldest-first\"";
@@ -94,6 +96,7 @@ enum Word {
 struct Found {
     url: Option<HubUrl>,
     mode: Word,
+    learn: Option<(Range<usize>, bool)>,
     token_file: Option<(Range<usize>, PathBuf)>,
     password_file: Option<(Range<usize>, PathBuf)>,
     ca_file: Option<(Range<usize>, PathBuf)>,
@@ -116,6 +119,7 @@ impl UplinkConfig {
         Self {
             url,
             mode,
+            learn: false,
             token_file: None,
             password_file: None,
             ca_file: None,
@@ -146,6 +150,10 @@ impl UplinkConfig {
                         [("gateway", Word::Gateway), ("device", Word::Device), ("plain", Word::Plain)];
                     found.mode = choice(&name, value, MODES, &words)?;
                 }
+                "learn" => match value.get_ref().as_bool() {
+                    Some(learn) => found.learn = Some((at, learn)),
+                    None => return wrong_kind(&name, value, "true or false"),
+                },
                 "token_file" => found.token_file = Some((at, path(file, &name, value)?)),
                 "password_file" => found.password_file = Some((at, path(file, &name, value)?)),
                 "ca_file" => found.ca_file = Some((at, path(file, &name, value)?)),
@@ -219,6 +227,9 @@ impl UplinkConfig {
         if self.order == Order::OldestFirst {
             line("order", "oldest-first");
         }
+        if self.learn {
+            text.push_str("learn = true\n");
+        }
         Ok(text)
     }
 }
@@ -233,6 +244,11 @@ impl Found {
             key: format!("uplink.{key}"),
             words: format!("is for {mode} only"),
         };
+        let learn = self.learn.as_ref().is_some_and(|(_, learn)| *learn);
+        if let (Word::Plain, Some((span, true))) = (self.mode, self.learn) {
+            let words = "only a hub knows devices by their tokens, not mode = \"plain\"".to_owned();
+            return Err((span, Fault::Unusable { key: "uplink.learn".to_owned(), words }));
+        }
         let mode = if self.mode == Word::Plain {
             let Some((_, topic)) = self.topic else {
                 let words = "where readings are published, as \"site/{device}/telemetry\"";
@@ -283,6 +299,7 @@ impl Found {
         let client = both(keys, self.client_certificate, self.client_key)?;
         let defaults = UplinkConfig::new(url, mode);
         Ok(UplinkConfig {
+            learn,
             token_file: self.token_file.map(|(_, path)| path),
             password_file: self.password_file.map(|(_, path)| path),
             ca_file: self.ca_file.map(|(_, path)| path),
@@ -456,6 +473,9 @@ mod tests {
             refusal("url = 'mqtts://h'\nclient_key = 'a'\n"),
             "3: uplink.client_key: also needs `uplink.client_certificate`; give both or neither"
         );
+        let plain = "url = 'mqtt://h'\nmode = 'plain'\ntopic = 'a'\n";
+        assert!(refusal(&format!("{plain}learn = true\n")).starts_with("5: uplink.learn: only a hub"));
+        assert_eq!(parse(&format!("{plain}learn = false\n")).map(|config| config.learn), Ok(false));
         let device = refusal("url = 'mqtt://h'\nmode = 'device'\ntoken_file = 'a'\n");
         assert!(device.starts_with("4: uplink.token_file: each device has its own"), "{device}");
         let twice = "url = 'mqtt://h'\nmode = 'plain'\ntopic = 'a'\ntoken_file = 'a'\nusername = 'a'\n";
@@ -468,6 +488,7 @@ mod tests {
             ("url = 'hub'", "uplink.url: must begin with mqtt:// or mqtts://"),
             ("url = 5", "uplink.url: must be a text in quotes"),
             ("mode = 'bridge'", "uplink.mode: must be one of \"gateway\", \"device\" and \"plain\""),
+            ("learn = 1", "uplink.learn: must be true or false"),
             ("order = 'newest'", "uplink.order: must be one of \"fresh-first\" and \"oldest-first\""),
             ("pin = 'abc'", "uplink.pin: a pin is the SHA-256"),
             ("topic = 'a/#'", "uplink.topic: \"a/#\" is no topic to publish on"),
@@ -508,7 +529,7 @@ mod tests {
             token_file: Some("/t".into()),
             ..UplinkConfig::new(url("mqtt://hub"), ModeConfig::Gateway)
         };
-        let device = UplinkConfig::new(url("mqtt://hub"), ModeConfig::Device);
+        let device = UplinkConfig { learn: true, ..UplinkConfig::new(url("mqtt://hub"), ModeConfig::Device) };
         for config in [config, gateway, device] {
             let text = config.to_toml().expect("UTF-8");
             let read = Config::parse(Path::new("/x.toml"), &text).expect("valid");

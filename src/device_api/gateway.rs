@@ -13,6 +13,8 @@ use super::strict_json::split_token;
 
 /// Where a gateway tells that a device is there.
 pub const CONNECT_TOPIC: &str = "v1/gateway/connect";
+/// Where a gateway tells that a device is gone.
+pub const DISCONNECT_TOPIC: &str = "v1/gateway/disconnect";
 /// Where a gateway sends readings.
 pub const TELEMETRY_TOPIC: &str = "v1/gateway/telemetry";
 /// Where a device asks for its limits.
@@ -130,8 +132,8 @@ impl From<RatesAnswer> for Rates {
     }
 }
 
-/// The payload that tells the hub of a device.
-pub fn connect_payload(device: &str) -> String {
+/// The payload that tells the hub of a device: that it is there, or that it is gone.
+pub fn presence_payload(device: &str) -> String {
     format!(r#"{{"device":{}}}"#, quoted(device))
 }
 
@@ -187,9 +189,9 @@ pub fn data_points(values: &str) -> u32 {
     colons
 }
 
-/// `name` as a JSON string; of what must be escaped, a device's name can only have the backslash.
-fn quoted(name: &str) -> String {
-    serde_json::Value::from(name).to_string()
+/// `text` as a JSON string.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 #[cfg(test)]
@@ -243,7 +245,7 @@ mod tests {
     fn a_message_of_telemetry_names_its_device_and_keeps_the_text_of_its_values() {
         let payload = telemetry_payload("Pumpe\\1", [(5, r#"{"t":2.50}"#), (-6, "{}")].into_iter());
         assert_eq!(payload, r#"{"Pumpe\\1":[{"ts":5,"values":{"t":2.50}},{"ts":-6,"values":{}}]}"#);
-        assert_eq!(connect_payload("насос"), r#"{"device":"насос"}"#);
+        assert_eq!(presence_payload("насос"), r#"{"device":"насос"}"#);
     }
 
     #[test]

@@ -17,7 +17,7 @@
 use std::fmt::{self, Write};
 
 use super::number::is_json_number;
-use crate::limits::JSON_DEPTH_MAX;
+use crate::limits::JSON_MESSAGE_DEPTH_MAX;
 
 /// Why, and where, a text cannot be read even leniently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum Problem {
     UnknownEscape,
     /// Something after the end of the document.
     TrailingData,
-    /// More than [`JSON_DEPTH_MAX`] levels of nesting.
+    /// More than [`JSON_MESSAGE_DEPTH_MAX`] levels of nesting.
     TooDeep,
     /// `NaN`, `Infinity` or `-Infinity`, unquoted.
     NotFinite,
@@ -61,7 +61,7 @@ pub enum Problem {
 /// Time is linear in the length of `text`, the result at most six times as long.
 ///
 /// # Errors
-/// The first place where the grammar is broken, or where nesting goes beyond [`JSON_DEPTH_MAX`].
+/// The first place where the grammar is broken, or where nesting goes beyond [`JSON_MESSAGE_DEPTH_MAX`].
 pub fn to_strict(text: &str) -> Result<String, LenientError> {
     let mut rewriter = Rewriter { text, at: 0, out: String::with_capacity(text.len() + text.len() / 4) };
     rewriter.skip_prefix()?;
@@ -89,10 +89,10 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Rewrites one value inside `depth` open brackets; recursion ends at [`JSON_DEPTH_MAX`].
+    /// Rewrites one value inside `depth` open brackets; recursion ends at [`JSON_MESSAGE_DEPTH_MAX`].
     fn value(&mut self, depth: usize) -> Result<(), LenientError> {
         match self.peek()? {
-            Some(b'{' | b'[') if depth == JSON_DEPTH_MAX => self.fail(Problem::TooDeep),
+            Some(b'{' | b'[') if depth == JSON_MESSAGE_DEPTH_MAX => self.fail(Problem::TooDeep),
             Some(b'{') => self.object(depth + 1),
             Some(b'[') => self.array(depth + 1),
             Some(quote @ (b'"' | b'\'')) => self.string(quote),
@@ -303,7 +303,7 @@ impl fmt::Display for Problem {
             Self::UnclosedComment => f.write_str("a comment is not closed"),
             Self::UnknownEscape => f.write_str("a backslash escapes nothing known"),
             Self::TrailingData => f.write_str("something follows the end of the document"),
-            Self::TooDeep => write!(f, "nesting goes beyond {JSON_DEPTH_MAX} levels"),
+            Self::TooDeep => write!(f, "nesting goes beyond {JSON_MESSAGE_DEPTH_MAX} levels"),
             Self::NotFinite => f.write_str("a number is not finite"),
         }
     }
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn nesting_is_allowed_down_to_the_limit() {
-        let text = format!("{}{}", "[".repeat(JSON_DEPTH_MAX), "]".repeat(JSON_DEPTH_MAX));
+        let text = format!("{}{}", "[".repeat(JSON_MESSAGE_DEPTH_MAX), "]".repeat(JSON_MESSAGE_DEPTH_MAX));
         assert_eq!(to_strict(&text), Ok(text));
     }
 
@@ -425,7 +425,7 @@ mod tests {
             assert_eq!(to_strict(text), Err(LenientError { at, problem }), "{text}");
         }
         for bracket in ["[", "{a:"] {
-            let at = bracket.len() * JSON_DEPTH_MAX;
+            let at = bracket.len() * JSON_MESSAGE_DEPTH_MAX;
             assert_eq!(
                 to_strict(&bracket.repeat(100_000)),
                 Err(LenientError { at, problem: Problem::TooDeep })
@@ -437,7 +437,7 @@ mod tests {
     fn a_message_says_what_is_wrong_and_where() {
         let words = |text: &str| to_strict(text).expect_err(text).to_string();
         assert_eq!(words("{a:1,}"), "a name is missing at byte 5");
-        assert_eq!(words(&"[".repeat(17)), "nesting goes beyond 16 levels at byte 16");
+        assert_eq!(words(&"[".repeat(20)), "nesting goes beyond 19 levels at byte 19");
     }
 
     fn rewrites(text: &str, strict: &str) {

@@ -9,11 +9,17 @@
 //! strict_json    one level of strict JSON          number         decimal numbers and their bounds
 //! ```
 //!
-//! [`gateway`] is the other direction: what we say to the hub ourselves.
+//! [`gateway_messages`] is what a gateway says of the devices behind it, and [`session_limits`] a device's first question.
+//! [`gateway`] is the other direction: what we say to the hub ourselves. [`downlink`] is what it sends to devices, and
+//! [`own_topics`] what they may subscribe to for that.
 
+pub mod downlink;
 pub mod gateway;
+pub mod gateway_messages;
 pub mod lenient_json;
 pub mod number;
+pub mod own_topics;
+pub mod session_limits;
 mod strict_json;
 pub mod telemetry;
 pub mod topics;

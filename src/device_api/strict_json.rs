@@ -11,7 +11,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::limits::{JSON_DEPTH_MAX, JSON_KEYS_MAX, JSON_RECORDS_MAX};
+use crate::limits::{JSON_KEYS_MAX, JSON_MESSAGE_DEPTH_MAX, JSON_RECORDS_MAX};
 
 /// A document's outermost level.
 pub(super) enum Document<'a> {
@@ -64,6 +64,11 @@ pub(super) fn read_members(text: &str) -> Result<Members<'_>, NotStrict> {
     read(text)
 }
 
+/// Reads the array `text`, a part of a document already read.
+pub(super) fn read_elements(text: &str) -> Result<Elements<'_>, NotStrict> {
+    read(text)
+}
+
 /// What the JSON string `raw` says; borrowed if it has no escapes.
 pub(super) fn decode(raw: &str) -> Result<Cow<'_, str>, LoneSurrogate> {
     match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
@@ -100,7 +105,7 @@ fn number_length(text: &str) -> usize {
     text.bytes().position(ends).unwrap_or(text.len())
 }
 
-/// Whether `text`, if it is strict JSON, nests no deeper than [`JSON_DEPTH_MAX`]; the cheap look before any parsing.
+/// Whether `text`, if it is strict JSON, nests no deeper than [`JSON_MESSAGE_DEPTH_MAX`]; the cheap look before any parsing.
 fn is_shallow(text: &str) -> bool {
     let (mut depth, mut in_string) = (0_usize, false);
     let mut bytes = text.bytes();
@@ -112,7 +117,7 @@ fn is_shallow(text: &str) -> bool {
             b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
             _ => {}
         }
-        if depth > JSON_DEPTH_MAX {
+        if depth > JSON_MESSAGE_DEPTH_MAX {
             return false;
         }
     }
@@ -218,8 +223,8 @@ mod tests {
     #[test]
     fn depth_counts_brackets_but_not_those_in_strings() {
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(Document::read(&nested(JSON_DEPTH_MAX)).is_ok());
-        assert!(Document::read(&nested(JSON_DEPTH_MAX + 1)).is_err());
+        assert!(Document::read(&nested(JSON_MESSAGE_DEPTH_MAX)).is_ok());
+        assert!(Document::read(&nested(JSON_MESSAGE_DEPTH_MAX + 1)).is_err());
         assert!(Document::read(&format!("\"\\\"{}\"", "[".repeat(100))).is_ok());
         assert!(Document::read(&format!("[{}{{}}]", "[],{},".repeat(100))).is_ok());
     }

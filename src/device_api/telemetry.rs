@@ -78,34 +78,49 @@ pub enum TelemetryError {
 /// assert_eq!(readings[0].values, r#"{"temperature":25.10}"#);
 /// ```
 pub fn parse(payload: &[u8]) -> Result<Vec<Reading>, TelemetryError> {
+    read_payload(payload, |text| settle(read_strict(text)))
+}
+
+/// Reads a payload by `read`: as it stands if it is strict JSON, else made strict.
+pub(super) fn read_payload<T, E: From<TelemetryError>>(
+    payload: &[u8],
+    read: impl Fn(&str) -> Result<Result<T, E>, NotStrict>,
+) -> Result<T, E> {
     let text =
         str::from_utf8(payload).map_err(|error| TelemetryError::NotUtf8 { at: error.valid_up_to() })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_ascii().is_empty() {
-        return Err(TelemetryError::Empty);
+        return Err(TelemetryError::Empty.into());
     }
-    read_strict(text).or_else(|refusal| match refusal {
-        Refusal::Broken(rule) => Err(rule),
-        Refusal::NotStrict => read_lenient(text, payload.len() - text.len()),
-    })
+    read(text).unwrap_or_else(|NotStrict| read_lenient(text, payload.len() - text.len(), read))
 }
 
 /// Why the strict reading of a text stopped.
-enum Refusal {
+pub(super) enum Refusal {
     /// It is not strict JSON, or nests too deeply to try.
     NotStrict,
     /// It is, but breaks a rule of ours.
     Broken(TelemetryError),
 }
 
-fn read_lenient(text: &str, bytes_before: usize) -> Result<Vec<Reading>, TelemetryError> {
+/// Tells a broken rule from a text that is to be read leniently.
+pub(super) fn settle<T>(read: Result<T, Refusal>) -> Result<Result<T, TelemetryError>, NotStrict> {
+    match read {
+        Ok(read) => Ok(Ok(read)),
+        Err(Refusal::Broken(rule)) => Ok(Err(rule)),
+        Err(Refusal::NotStrict) => Err(NotStrict),
+    }
+}
+
+fn read_lenient<T, E: From<TelemetryError>>(
+    text: &str,
+    bytes_before: usize,
+    read: impl Fn(&str) -> Result<Result<T, E>, NotStrict>,
+) -> Result<T, E> {
     let not_json = |at, problem| TelemetryError::NotJson(LenientError { at: at + bytes_before, problem });
     let strict = to_strict(text).map_err(|error| not_json(error.at, error.problem))?;
-    read_strict(&strict).map_err(|refusal| match refusal {
-        Refusal::Broken(rule) => rule,
-        // The rewriter writes strict JSON only; were it ever wrong, to refuse is the safe answer.
-        Refusal::NotStrict => not_json(0, Problem::ExpectedValue),
-    })
+    // The rewriter writes strict JSON only; were it ever wrong, to refuse is the safe answer.
+    read(&strict).unwrap_or_else(|NotStrict| Err(not_json(0, Problem::ExpectedValue).into()))
 }
 
 fn read_strict(text: &str) -> Result<Vec<Reading>, Refusal> {
@@ -116,7 +131,8 @@ fn read_strict(text: &str) -> Result<Vec<Reading>, Refusal> {
     }
 }
 
-fn read_records(elements: Elements<'_>) -> Result<Vec<Reading>, Refusal> {
+/// Reads the records of one list.
+pub(super) fn read_records(elements: Elements<'_>) -> Result<Vec<Reading>, Refusal> {
     if elements.overflowed {
         return Err(TelemetryError::TooManyRecords.into());
     }
@@ -397,12 +413,17 @@ mod tests {
     // Bounds
 
     #[test]
-    fn sixteen_levels_are_read_and_more_are_refused_before_any_parsing() {
+    fn sixteen_levels_of_a_reading_are_read_and_a_message_far_deeper_is_refused_before_any_parsing() {
         let nested =
             |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
         assert_eq!(values(&nested(10)), [nested(10)]);
         assert_eq!(values(&nested(JSON_DEPTH_MAX)), [nested(JSON_DEPTH_MAX)]);
-        let deep = [nested(JSON_DEPTH_MAX + 1), nested(100), "[".repeat(100_000), "{\"a\":".repeat(100_000)];
+        let around = format!("[{{\"ts\":1,\"values\":{}}}]", nested(JSON_DEPTH_MAX));
+        assert_eq!(values(&around), [nested(JSON_DEPTH_MAX)], "a list and a time do not count");
+        let too_deep = ValuesError::TooDeep.into();
+        assert_eq!(refusal(&nested(JSON_DEPTH_MAX + 1)), too_deep);
+        assert_eq!(refusal(&format!("[{{b:1}},{}]", nested(JSON_DEPTH_MAX + 1))), too_deep);
+        let deep = [nested(100), "[".repeat(100_000), "{\"a\":".repeat(100_000)];
         for text in deep {
             let error = refusal(&text);
             assert!(matches!(error, TelemetryError::NotJson(LenientError { problem: Problem::TooDeep, .. })));

@@ -19,6 +19,8 @@ pub enum ValuesError {
     KeyBlank,
     /// A value's name has more than [`JSON_KEY_CHARS_MAX`] characters.
     KeyTooLong,
+    /// It has more than [`JSON_DEPTH_MAX`] levels of nesting.
+    TooDeep,
     /// A string has half of a UTF-16 surrogate pair as an escape.
     LoneSurrogate,
     /// A number is out of bounds.
@@ -114,6 +116,8 @@ fn push_value(value: &str, out: &mut String) -> Result<(), ValuesError> {
             b' ' | b'\t' | b'\r' | b'\n' => continue,
             b'"' => check_surrogates(token)?,
             b'-' | b'0'..=b'9' => drop(Decimal::parse(token).map_err(ValuesError::Number)?),
+            // The object of all values is a level as well.
+            b'{' | b'[' if depth + 1 == JSON_DEPTH_MAX => return Err(ValuesError::TooDeep),
             b'{' | b'[' => {
                 keys[depth] = 0;
                 depth += 1;
@@ -148,6 +152,7 @@ impl fmt::Display for ValuesError {
             Self::TooManyKeys => write!(f, "an object has more than {JSON_KEYS_MAX} names"),
             Self::KeyBlank => f.write_str("a value's name is blank"),
             Self::KeyTooLong => write!(f, "a value's name has more than {JSON_KEY_CHARS_MAX} characters"),
+            Self::TooDeep => write!(f, "a reading goes beyond {JSON_DEPTH_MAX} levels of nesting"),
             Self::LoneSurrogate => f.write_str("a string has half of a surrogate pair as a \\u escape"),
             Self::Number(error) => error.fmt(f),
         }

@@ -7,6 +7,7 @@
 mod commit_times;
 mod control;
 mod house;
+mod learning;
 mod quarantine;
 mod report;
 mod sockets;
@@ -14,6 +15,7 @@ mod startup;
 mod storage;
 mod uplink;
 mod uplink_devices;
+mod uplink_exchange;
 mod uplink_link;
 mod uplink_running;
 
@@ -64,6 +66,8 @@ const CONTROL: Token = Token(6);
 const FIRST_LISTENER: usize = 7;
 /// Tokens from here on are the slots of connections.
 const FIRST_CONNECTION: usize = 64;
+/// Tokens from here on are trials of tokens at the hub.
+const FIRST_TRIAL: usize = 1 << 29;
 /// Tokens from here on are the connections to the hub of devices that are forwarded as themselves.
 const FIRST_DEVICE_UPLINK: usize = 1 << 30;
 /// Events taken from the kernel in one turn.
@@ -144,12 +148,16 @@ impl EventLoop {
             // Whoever was let in or shut out before this CONNECT was sent is so by now.
             self.reload_registry(now);
         }
+        self.check_learning(now);
         self.read(now);
         self.read_uplink(now);
+        self.hand_on_downlinks(now);
         self.broker.handle_timeout(now);
+        self.try_tokens(now);
         self.commit(now);
         self.tell_sys_topics(now);
         self.write(now);
+        self.tell_uplink(now);
         self.drive_uplink(now);
         self.close(now);
         self.keep_house(now);
@@ -200,6 +208,9 @@ impl EventLoop {
                 }
                 Token(token) if token >= FIRST_DEVICE_UPLINK => {
                     self.uploading.devices.on_event(token - FIRST_DEVICE_UPLINK, event);
+                }
+                Token(token) if token >= FIRST_TRIAL => {
+                    self.uploading.learning.on_event(token - FIRST_TRIAL, event);
                 }
                 Token(token) => self.on_socket_event(token - FIRST_CONNECTION, event),
             }

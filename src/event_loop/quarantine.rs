@@ -1,8 +1,14 @@
 //! What was set aside is stored again, or dropped, because a person says so.
 
+use std::fmt;
+
 use crate::{
     clock::Now,
-    device_api::telemetry::{self, Reading},
+    device_api::{
+        gateway,
+        gateway_messages::{self, DeviceReadings},
+        telemetry::{self, Reading},
+    },
     ids::DeviceName,
     record::{Placed, SetAsideId},
     store::SetAside,
@@ -27,12 +33,15 @@ impl EventLoop {
     pub(super) fn resolve(&mut self, id: SetAsideId, fate: Fate, now: Now) -> Result<usize, String> {
         let found = self.buffer.set_aside(id).map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("nothing called {id} is set aside"))?;
-        let readings = match fate {
+        let all = match fate {
             Fate::Retry => again(&found)?,
             Fate::Drop => Vec::new(),
         };
-        let (count, before) = (readings.len(), self.broker.counters().commits);
-        self.broker.handle_resolved(id, &found.device, readings, now)?;
+        if is_gateways(&found) {
+            self.broker.check_behind_gateway(&all)?;
+        }
+        let (count, before) = (all.iter().map(|of| of.readings.len()).sum(), self.broker.counters().commits);
+        self.broker.handle_resolved(id, all, now)?;
         self.commit(now);
         if self.broker.counters().commits == before {
             return Err("it could not be written down; the broker's log says more".to_owned());
@@ -51,24 +60,38 @@ fn tell(fate: Fate, id: SetAsideId, device: &DeviceName) {
 }
 
 /// The readings in what was set aside, each with a time of its own.
-fn again(found: &SetAside) -> Result<Vec<Reading>, String> {
-    let ts = match found.time {
-        Placed::Given(ts) | Placed::Known(ts) | Placed::Estimated(ts) => ts,
-        Placed::Pending(_) => {
-            return Err("its time is not known before the clock is set; try again then".to_owned());
-        }
-    };
+fn again(found: &SetAside) -> Result<Vec<DeviceReadings>, String> {
     let id = found.id;
-    let readings = match id {
-        SetAsideId::Payload(_) => telemetry::parse(&found.payload)
-            .map_err(|error| format!("{id} still cannot be understood: {error}"))?,
+    let own = |readings| vec![DeviceReadings { device: found.device.clone(), readings }];
+    let not_yet = |error: &dyn fmt::Display| format!("{id} still cannot be understood: {error}");
+    let mut all = match id {
+        SetAsideId::Payload(_) if is_gateways(found) => {
+            gateway_messages::parse_telemetry(&found.payload).map_err(|error| not_yet(&error))?
+        }
+        SetAsideId::Payload(_) => own(telemetry::parse(&found.payload).map_err(|error| not_yet(&error))?),
         SetAsideId::Reading(_) => {
             let values = String::from_utf8(found.payload.clone()).map_err(|_| format!("{id} is damaged"))?;
-            vec![Reading { device_ts: None, values }]
+            own(vec![Reading { device_ts: None, values }])
         }
     };
-    let placed = |reading: Reading| Reading { device_ts: reading.device_ts.or(Some(ts)), ..reading };
-    Ok(readings.into_iter().map(placed).collect())
+    for reading in all.iter_mut().flat_map(|of| &mut of.readings) {
+        if reading.device_ts.is_none() {
+            reading.device_ts = Some(time_of(found)?);
+        }
+    }
+    Ok(all)
+}
+
+fn time_of(found: &SetAside) -> Result<i64, String> {
+    match found.time {
+        Placed::Given(ts) | Placed::Known(ts) | Placed::Estimated(ts) => Ok(ts),
+        Placed::Pending(_) => Err("its time is not known before the clock is set; try again then".to_owned()),
+    }
+}
+
+/// Whether a gateway has sent it, of devices behind it.
+fn is_gateways(found: &SetAside) -> bool {
+    found.topic.as_deref() == Some(gateway::TELEMETRY_TOPIC)
 }
 
 #[cfg(test)]
@@ -91,7 +114,8 @@ mod tests {
     fn a_reading_comes_back_as_it_was_with_the_time_it_had() {
         for (time, ts) in [(Placed::Given(7), 7), (Placed::Known(8), 8), (Placed::Estimated(9), 9)] {
             let found = set_aside(SetAsideId::Reading(Seq(1)), time, "{\"n\":1}");
-            assert_eq!(again(&found), Ok(vec![Reading { device_ts: Some(ts), values: "{\"n\":1}".into() }]));
+            let readings = vec![Reading { device_ts: Some(ts), values: "{\"n\":1}".into() }];
+            assert_eq!(again(&found), Ok(vec![DeviceReadings { device: found.device.clone(), readings }]));
         }
         let pending = set_aside(SetAsideId::Reading(Seq(1)), Placed::Pending(9), "{}");
         assert!(again(&pending).expect_err("too early").contains("clock is set"));
@@ -102,9 +126,21 @@ mod tests {
         let id = SetAsideId::Payload(4);
         let good = set_aside(id, Placed::Known(8), "[{\"ts\":5,\"values\":{\"n\":1}},{\"n\":2}]");
         let times: Vec<_> =
-            again(&good).expect("understood").iter().map(|reading| reading.device_ts).collect();
+            again(&good).expect("understood")[0].readings.iter().map(|reading| reading.device_ts).collect();
         assert_eq!(times, [Some(5), Some(8)]);
+        let timed = set_aside(id, Placed::Pending(8), "{\"ts\":5,\"values\":{\"n\":1}}");
+        assert!(again(&timed).is_ok(), "it needs no other time than its own");
         let words = again(&set_aside(id, Placed::Known(8), "{")).expect_err("not JSON");
         assert!(words.starts_with("p4 still cannot be understood: "), "{words}");
+    }
+
+    #[test]
+    fn what_a_gateway_sent_goes_to_the_devices_behind_it() {
+        let mut found =
+            set_aside(SetAsideId::Payload(4), Placed::Known(8), "{\"A\":[{\"n\":1}],\"B\":[{\"n\":2}]}");
+        found.topic = Some(gateway::TELEMETRY_TOPIC.into());
+        let all = again(&found).expect("understood");
+        let names: Vec<_> = all.iter().map(|of| (of.device.as_str(), of.readings[0].device_ts)).collect();
+        assert_eq!(names, [("A", Some(8)), ("B", Some(8))]);
     }
 }

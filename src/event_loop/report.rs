@@ -6,7 +6,10 @@ use crate::{
     broker::{Counters, Gauges},
     clock::{Mono, Now},
     record::Outbound,
-    report::{ClientsReport, ClockReport, LastError, MessagesReport, Report, StoreReport, UplinkReport},
+    report::{
+        ClientsReport, ClockReport, LastError, LearningReport, MessagesReport, Report, StoreReport,
+        UplinkReport,
+    },
     store::{Losses, StoreError, Stretch},
     uplink::Status,
 };
@@ -57,7 +60,8 @@ impl EventLoop {
             },
             store: self.store_report(&counters, now),
             dropped: dropped(&self.buffer.lost()),
-            uplink: self.uplink_report(now),
+            uplink: self.uplink_report(&counters, now),
+            learning: self.uploading.learning.is_on().then(|| learning_report(&counters)),
             clients: clients_report(&counters, &gauges),
             messages: messages_report(&counters, &gauges),
         };
@@ -97,13 +101,13 @@ impl EventLoop {
         }
     }
 
-    fn uplink_report(&mut self, now: Now) -> Option<UplinkReport> {
+    fn uplink_report(&mut self, counters: &Counters, now: Now) -> Option<UplinkReport> {
         let trouble = self.uploading.trouble().map(str::to_owned);
         let Some(status) = self.uploading.details(now) else {
             let alarm = Some(trouble?);
             return Some(UplinkReport { state: "not running".to_owned(), alarm, ..Default::default() });
         };
-        let mut report = of_status(&status, now.mono);
+        let mut report = of_status(&status, counters, now.mono);
         if let Some(words) = trouble {
             report.alarm = Some(format!("its new settings are not in force: {words}"));
         }
@@ -126,7 +130,7 @@ impl EventLoop {
 }
 
 /// What `uplink` is doing, to be completed by what the journal knows.
-fn of_status(status: &Status, now: Mono) -> UplinkReport {
+fn of_status(status: &Status, counters: &Counters, now: Mono) -> UplinkReport {
     UplinkReport {
         state: status.state.to_string(),
         state_s: now.since(status.since).as_secs(),
@@ -141,6 +145,12 @@ fn of_status(status: &Status, now: Mono) -> UplinkReport {
         in_flight: status.in_flight as u64,
         uploaded: status.uploaded,
         rejected: status.rejected,
+        downlinks: status.downlink.arrived,
+        downlinks_undelivered: counters.downlinks_undelivered
+            + status.downlink.malformed
+            + status.downlink.dropped,
+        rpc_answers: status.downlink.answers,
+        rpc_answers_lost: counters.rpc_answers_refused + status.downlink.answers_lost,
         bytes_sent: status.bytes_sent,
         connections: status.connections,
     }
@@ -165,6 +175,14 @@ fn clients_report(counters: &Counters, gauges: &Gauges) -> ClientsReport {
         offline: gauges.sessions_offline,
         refused: counters.connects_refused,
         faulted: counters.connections_faulted,
+    }
+}
+
+fn learning_report(counters: &Counters) -> LearningReport {
+    LearningReport {
+        learned: counters.devices_learned,
+        rejected: counters.tokens_rejected,
+        undecided: counters.trials_undecided,
     }
 }
 

@@ -131,7 +131,8 @@ impl EventLoop {
             seed: seed()?,
         };
         let uplink_connections = setup.limits.uplink_connections as usize;
-        let broker = Broker::new(setup.limits, start, now);
+        let mut broker = Broker::new(setup.limits, start, now);
+        broker.handle_journal_devices(buffer.device_names()?);
         let tls = match &setup.certificate {
             Some(files) => Some(tls::load_server_config(&files.certificate, &files.key)?),
             None => None,

@@ -5,12 +5,13 @@
 //!
 //! There is one uplink for everybody, if any, and one for each device that is forwarded as itself (`uplink_devices`).
 
-use std::{io, path::PathBuf, rc::Rc};
+use std::{collections::BTreeSet, io, path::PathBuf, rc::Rc};
 
 use mio::{Poll, event::Event};
 
 use crate::{
     clock::{Mono, Now},
+    device_api::downlink::Downlink,
     identity::Token,
     ids::DeviceName,
     net::{chance, resolver::Resolver, watch::FileWatch},
@@ -21,6 +22,7 @@ use crate::{
 
 use super::{
     EventLoop, RESOLVER, UPLINK, UPLINK_FILE,
+    learning::Learning,
     uplink_devices::DeviceUplinks,
     uplink_link::HubPlace,
     uplink_running::{RETRY, Running, whose},
@@ -37,6 +39,8 @@ pub struct UplinkSetup {
     pub everybody: Option<Settings>,
     /// How that of a device that is forwarded as itself behaves; none if no device is.
     pub device: Option<DeviceSettings>,
+    /// How our client id begins when a token unknown here is tried; none if tokens are not.
+    pub trial_client_id: Option<String>,
     /// Changes if anything in the settings or in the files they name does.
     pub fingerprint: [u8; 32],
 }
@@ -60,15 +64,16 @@ impl UplinkSource {
 pub(super) struct Uploading {
     source: UplinkSource,
     watch: Option<FileWatch>,
-    resolver: Resolver,
+    pub(super) resolver: Resolver,
     /// What is in force.
-    setup: Option<Rc<UplinkSetup>>,
+    pub(super) setup: Option<Rc<UplinkSetup>>,
     /// Everybody's uplink has not begun yet, for the store must tell first where to go on.
     is_waiting: bool,
     /// When that is tried again.
     begin_again: Option<Mono>,
     running: Option<Running>,
     pub(super) devices: DeviceUplinks,
+    pub(super) learning: Learning,
     /// Why there is none although there should be.
     trouble: Option<String>,
 }
@@ -98,6 +103,7 @@ impl Uploading {
             begin_again: None,
             running: None,
             devices: DeviceUplinks::new(dir, connections_max),
+            learning: Learning::new(),
             trouble: None,
         };
         uploading.load();
@@ -177,13 +183,14 @@ impl Uploading {
 
     /// Whether the next turn has something to do at once.
     pub(super) fn is_busy(&self, store_is_open: bool) -> bool {
-        self.all().any(|running| running.is_busy(store_is_open))
+        self.learning.is_busy() || self.all().any(|running| running.is_busy(store_is_open))
     }
 
     /// When it wants to be looked at.
     pub(super) fn deadline(&self) -> Option<Mono> {
         let begin = self.begin_again.filter(|_| self.is_waiting);
-        self.all().map(Running::due).chain([begin, self.devices.deadline()]).flatten().min()
+        let others = [begin, self.devices.deadline(), self.learning.deadline()];
+        self.all().map(Running::due).chain(others).flatten().min()
     }
 
     /// What became of readings, to ride in a commit that is made anyway.
@@ -254,6 +261,35 @@ impl Uploading {
             for running in self.all_mut() {
                 running.on_answer(&answer, poll, now);
             }
+            self.learning.on_answer(&answer, poll, now);
+        }
+    }
+
+    /// Whether the hub knows `device` by its gateway, if at all.
+    pub(super) fn goes_by_gateway(&self, device: &DeviceName) -> bool {
+        !self.devices.forwarded().contains(device)
+    }
+
+    /// A message of the hub for a device.
+    pub(super) fn poll_downlink(&mut self) -> Option<Downlink> {
+        self.running.as_mut()?.uplink.poll_downlink()
+    }
+
+    /// What `device` has answered to a command, or what is answered for it.
+    pub(super) fn answer_rpc(&mut self, device: &DeviceName, id: i32, answer: &[u8], now: Now) {
+        if self.goes_by_gateway(device)
+            && let Some(running) = &mut self.running
+        {
+            running.touch().answer_rpc(device, id, answer, now);
+        }
+    }
+
+    /// A device has come, or is gone.
+    pub(super) fn tell_presence(&mut self, device: &DeviceName, is_here: bool, now: Now) {
+        if self.goes_by_gateway(device)
+            && let Some(running) = &mut self.running
+        {
+            running.touch().handle_presence(device, is_here, now);
         }
     }
 
@@ -314,6 +350,8 @@ impl EventLoop {
             devices.read_pages(&mut self.buffer, now);
         }
         self.begin_uplinks(now);
+        let room = self.uploading.running.as_ref().map_or(0, |running| running.uplink.rpc_room());
+        self.broker.handle_rpc_room(room);
     }
 
     fn begin_uplinks(&mut self, now: Now) {
@@ -326,8 +364,17 @@ impl EventLoop {
             let settlements = self.uploading.poll_last_settlements();
             self.commit_settlements(settlements, now);
             let Uploading { setup, devices, running, .. } = &mut self.uploading;
+            let before = devices.forwarded().clone();
             let begins_again =
                 devices.sync(setup.as_deref(), &self.registry, &mut self.buffer, synchronised, now);
+            if let Some(running) = running {
+                let connected: BTreeSet<&DeviceName> = self.broker.connected_devices().collect();
+                // Who is forwarded as itself from now on is gone from the gateway, and the reverse.
+                for device in devices.forwarded().symmetric_difference(&before) {
+                    let is_here = before.contains(device) && connected.contains(device);
+                    running.touch().handle_presence(device, is_here, now);
+                }
+            }
             if begins_again && running.is_some() {
                 // It goes on before readings that have become its business.
                 self.uploading.stop_everybodys();
@@ -336,6 +383,7 @@ impl EventLoop {
         }
         if self.uploading.may_begin(now.mono) {
             self.uploading.begin(&self.buffer, synchronised, now);
+            self.tell_all_presence(now);
         }
     }
 

@@ -126,6 +126,7 @@ pub fn admit(
         expiry_s: 0,
         unreleased: BTreeSet::new(),
         subscriptions: BTreeSet::new(),
+        own_subscriptions: BTreeMap::new(),
         outgoing: Outgoing::new(window),
         will: will.map(Box::new),
     };

@@ -2,9 +2,12 @@
 
 use crate::{
     device_api::{
-        telemetry::{self, Reading, TelemetryError},
+        gateway_messages::{self, DeviceReadings, GatewayError},
+        session_limits,
+        telemetry::{self, Reading},
         topics::{self, DeviceTopic},
     },
+    ids::DeviceName,
     limits::Limits,
     mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName},
 };
@@ -16,8 +19,16 @@ use super::{Client, CloseReason, Session, properties_fit, topic_fits};
 pub enum Verdict {
     /// Readings for the journal; there may be none, for `{}` says nothing.
     Store(Vec<Reading>),
+    /// Readings of devices behind this gateway, for the journal if it may speak for them; all of them or none.
+    StoreBehind(Vec<DeviceReadings>),
     /// The payload goes to quarantine, for this reason.
-    SetAside(TelemetryError),
+    SetAside(String),
+    /// A device behind this gateway has come or gone, or why it cannot be told which.
+    Presence(Result<DeviceName, String>),
+    /// It asks for the limits of its session, with this number.
+    TellLimits(i32),
+    /// It answers the hub's command of this number.
+    RpcAnswer(i32),
     /// It goes to whoever subscribed.
     Route,
     /// It is here already and was not released: it is answered again and nothing else. [MQTT-4.3.3-10 of 5.0]
@@ -86,7 +97,27 @@ pub fn judge(
     }
     match topics::classify(topic.as_str()) {
         DeviceTopic::Telemetry if session.rights.is_device() => judge_telemetry(publish.payload),
-        DeviceTopic::UnknownHubTopic if session.rights.is_device() => {
+        DeviceTopic::RpcAnswer(id) if session.rights.is_device() => {
+            id.map_or(Verdict::Answer(ReasonCode::PayloadFormatInvalid), Verdict::RpcAnswer)
+        }
+        DeviceTopic::GatewayTelemetry if session.rights.is_gateway() => {
+            judge_behind(gateway_messages::parse_telemetry(publish.payload))
+        }
+        DeviceTopic::GatewayPresence if session.rights.is_gateway() => {
+            let told = gateway_messages::parse_presence(publish.payload);
+            Verdict::Presence(told.map_err(|error| error.to_string()))
+        }
+        DeviceTopic::Question(number)
+            if session.rights.is_device() && session_limits::is_asked_for(publish.payload) =>
+        {
+            Verdict::TellLimits(number)
+        }
+        DeviceTopic::GatewayTelemetry
+        | DeviceTopic::GatewayPresence
+        | DeviceTopic::Question(_)
+        | DeviceTopic::UnknownHubTopic
+            if session.rights.is_device() =>
+        {
             Verdict::Answer(ReasonCode::TopicNameInvalid)
         }
         _ => judge_ordinary(topic, client.version, session),
@@ -97,7 +128,14 @@ pub fn judge(
 pub fn judge_telemetry(payload: &[u8]) -> Verdict {
     match telemetry::parse(payload) {
         Ok(readings) => Verdict::Store(readings),
-        Err(error) => Verdict::SetAside(error),
+        Err(error) => Verdict::SetAside(error.to_string()),
+    }
+}
+
+fn judge_behind(read: Result<Vec<DeviceReadings>, GatewayError>) -> Verdict {
+    match read {
+        Ok(devices) => Verdict::StoreBehind(devices),
+        Err(error) => Verdict::SetAside(error.to_string()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE: which filters are granted, and which are refused with what code. [§3.8], [§3.10]
 
 use crate::{
-    device_api::topics,
+    device_api::{own_topics::OwnFilter, topics},
     limits::Limits,
     mqtt::{
         Properties, ProtocolVersion, QoS, ReasonCode, RetainHandling, Subscribe, TopicFilter, Unsubscribe,
@@ -32,19 +32,39 @@ pub fn judge_filter(filter: TopicFilter<'_>, qos: QoS, session: &Session, limits
     if filter.is_malformed_share() || !filter_fits(filter, limits) {
         return ReasonCode::TopicFilterInvalid;
     }
+    if let Some(own) = own_filter(filter, session) {
+        return judge_own_filter(own, qos, session, limits);
+    }
     if !session.rights.may_subscribe(plain) {
         // The hub has its own code for what it does not serve.
         let of_the_hub = session.rights.is_device() && topics::is_hub_filter(plain.as_str());
         return if of_the_hub { ReasonCode::TopicFilterInvalid } else { ReasonCode::NotAuthorized };
     }
     let is_new = !session.subscriptions.contains(filter.as_str());
-    if is_new && session.subscriptions.len() >= session.subscriptions_max(limits) {
+    if is_new && session.subscription_count() >= session.subscriptions_max(limits) {
         return ReasonCode::QuotaExceeded;
     }
     match qos {
         QoS::AtMostOnce => ReasonCode::Success,
         QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
         QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+    }
+}
+
+/// The filter in the hub's name space that `filter` is to the device whose session this is.
+pub fn own_filter(filter: TopicFilter<'_>, session: &Session) -> Option<OwnFilter> {
+    OwnFilter::parse(filter.as_str()).filter(|_| session.rights.is_device())
+}
+
+/// The hub grants no more than QoS 1, and so do we: a device is to see no difference.
+fn judge_own_filter(own: OwnFilter, qos: QoS, session: &Session, limits: &Limits) -> ReasonCode {
+    let is_new = !session.own_subscriptions.contains_key(&own);
+    match qos {
+        _ if is_new && session.subscription_count() >= session.subscriptions_max(limits) => {
+            ReasonCode::QuotaExceeded
+        }
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce | QoS::ExactlyOnce => ReasonCode::GrantedQoS1,
     }
 }
 

@@ -39,6 +39,7 @@ use std::{
 
 use crate::{
     clock::Mono,
+    device_api::own_topics::OwnFilter,
     identity::TokenMark,
     ids::{ConnId, DeviceName, IdentityId, SessionId, SessionSlot},
     limits::Limits,
@@ -95,6 +96,9 @@ pub struct Session {
     pub unreleased: BTreeSet<PacketId>,
     /// What it subscribed to, as it wrote it.
     pub subscriptions: BTreeSet<Box<str>>,
+    /// What it subscribed to in the hub's name space, if it is a device's: what comes to these filters is for this device
+    /// alone, so they are no part of the common tree.
+    pub own_subscriptions: BTreeMap<OwnFilter, Terms>,
     /// What waits for it, and what it was sent.
     pub outgoing: Outgoing,
     /// What to publish should the connection end badly, or once the time of that has come.
@@ -136,6 +140,11 @@ impl Session {
             limits.client_offline_sessions
         };
         max as usize
+    }
+
+    /// How many subscriptions it has, of either kind.
+    pub fn subscription_count(&self) -> usize {
+        self.subscriptions.len() + self.own_subscriptions.len()
     }
 
     /// Most subscriptions it may have.

@@ -9,6 +9,8 @@ use crate::mqtt::{ProtocolVersion, ReasonCode};
 pub enum Refusal {
     /// No device has this token, or the device is disabled.
     UnknownToken,
+    /// Nobody here has this token, and what the hub says of it is not known yet.
+    Undecided,
     /// The user name is there and empty.
     EmptyToken,
     /// Neither user name nor password, but a client id: the hub takes the id for the culprit.
@@ -51,13 +53,13 @@ impl Refusal {
             }
             Self::ProtocolLevel(_) => ReasonCode::UnsupportedProtocolVersion,
             Self::ConnectRate if v5 => ReasonCode::ConnectionRateExceeded,
-            Self::StoreUnavailable | Self::ConnectRate => ReasonCode::ServerUnavailable,
+            Self::StoreUnavailable | Self::Undecided | Self::ConnectRate => ReasonCode::ServerUnavailable,
         }
     }
 
     /// Whether it may have been a guess at a token, which slows the address down.
     pub fn may_be_a_guess(self) -> bool {
-        matches!(self, Self::UnknownToken)
+        matches!(self, Self::UnknownToken | Self::Undecided)
     }
 }
 
@@ -65,6 +67,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownToken => "nobody enabled has this access token",
+            Self::Undecided => {
+                "nobody here has this access token, and the hub has not said whether it knows it"
+            }
             Self::EmptyToken => "the user name is empty; it must be the device's access token",
             Self::ClientIdOnly | Self::Anonymous => "no user name; it must be the device's access token",
             Self::PasswordOnly => {
@@ -97,6 +102,7 @@ mod tests {
             (Refusal::ClientIdOnly, R::ClientIdentifierNotValid, R::ClientIdentifierNotValid),
             (Refusal::Anonymous, R::NotAuthorized, R::NotAuthorized),
             (Refusal::PasswordOnly, R::NotAuthorized, R::BadUserNameOrPassword),
+            (Refusal::Undecided, R::ServerUnavailable, R::ServerUnavailable),
             (Refusal::StoreUnavailable, R::ServerUnavailable, R::ServerUnavailable),
             (Refusal::ConnectRate, R::ServerUnavailable, R::ConnectionRateExceeded),
             (Refusal::ProtocolLevel(6), R::UnsupportedProtocolVersion, R::UnsupportedProtocolVersion),

@@ -13,19 +13,20 @@ const BROKERS_NAME_SPACES: [&str; 2] = ["$SYS", "$share"];
 /// What stands for the device's name in what the operator grants to devices.
 const DEVICE_PLACEHOLDER: &str = "{device}";
 
-/// The rights of one connection, fixed when it was let in.
+/// The rights of one session; only whether it is a gateway's may change while it lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessRights {
     publish: Grant,
     subscribe: Grant,
     is_device: bool,
+    is_gateway: bool,
 }
 
 impl AccessRights {
     /// The rights of `identity`.
     pub fn of(identity: &Identity, grants: &DeviceGrants) -> Self {
         match &identity.role {
-            Role::Device => {
+            Role::Device | Role::Gateway => {
                 let name = identity.name.as_str();
                 let granted = |filters: &[String]| {
                     // A name holds no wildcard and no slash, so it cannot widen a filter; but one that comes first
@@ -37,12 +38,14 @@ impl AccessRights {
                     publish: granted(&grants.publish),
                     subscribe: granted(&grants.subscribe),
                     is_device: true,
+                    is_gateway: identity.role == Role::Gateway,
                 }
             }
             Role::Client(rights) => Self {
                 publish: rights.publish.clone(),
                 subscribe: rights.subscribe.clone(),
                 is_device: false,
+                is_gateway: false,
             },
         }
     }
@@ -50,6 +53,16 @@ impl AccessRights {
     /// Whether it speaks the hub's device API.
     pub fn is_device(&self) -> bool {
         self.is_device
+    }
+
+    /// Whether it speaks for devices behind it as well.
+    pub fn is_gateway(&self) -> bool {
+        self.is_gateway
+    }
+
+    /// It speaks for devices behind it from now on, or does not any more; a local client never does.
+    pub fn set_gateway(&mut self, is_gateway: bool) {
+        self.is_gateway = is_gateway && self.is_device;
     }
 
     /// Whether it may publish to `topic`, the device API apart.

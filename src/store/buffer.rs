@@ -25,7 +25,7 @@ use super::{
     error::{Attempt, StoreError},
     file_identity::{self, OpenedFiles},
     health,
-    journal_devices::{Fresh, JournalDevices},
+    journal_devices::{self, Fresh, JournalDevices},
     open::{self, StoreOptions, WAL_PAGES},
     outbound::{self, Found, Stretch, Whose},
     own_marks,
@@ -251,6 +251,17 @@ impl Buffer {
             .map_err(|e| Attempt::new("read the marks of devices in", &self.path).sql(e))
     }
 
+    /// Whether there are, or were, readings of a device called `name`.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn has_heard_of(&self, name: &DeviceName) -> Result<bool, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        own_marks::number(connection, name)
+            .map(|number| number.is_some())
+            .map_err(|e| Attempt::new("look a device up in", &self.path).sql(e))
+    }
+
     /// Each of `devices` has a mark of its own from now on, which begins where everybody's is.
     ///
     /// To be called before the readings of these devices are left out of what everybody's uplink reads.
@@ -356,6 +367,16 @@ impl Buffer {
             log::warn!("{error}; they are left out again at the next start");
         }
         Ok(Recovered { last_seq: self.last_seq, ..recovered })
+    }
+
+    /// Every device that has, or had, anything in the journal.
+    ///
+    /// # Errors
+    /// If the journal is closed or cannot be read.
+    pub fn device_names(&self) -> Result<Vec<DeviceName>, StoreError> {
+        let Some(connection) = &self.connection else { return Err(self.closed()) };
+        journal_devices::names(connection)
+            .map_err(|e| Attempt::new("read the devices in the journal", &self.path).sql(e))
     }
 
     /// Notes that the machine runs still, so that after a power cut the lives of sessions and messages go on from here.

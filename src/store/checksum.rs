@@ -127,6 +127,13 @@ fn part(weight: i64, value: ValueRef<'_>) -> i64 {
     }
 }
 
+/// CRC-32 over a gateway's row: what a device's has, and the byte 2.
+pub(super) fn gateway_checksum(device_checksum: i64) -> i64 {
+    let mut hasher = Hasher::new_with_initial(device_checksum as u32);
+    hasher.update(&[2]);
+    hasher.finalize().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_client_counts_and_it_is_no_device() {
+    fn every_part_of_a_client_counts_and_it_is_no_device_and_no_gateway() {
         let device = device_checksum(1, false, 5, &[0; 32], "pump");
         let rights = [(None, None), (Some("[]"), None), (None, Some("[]")), (Some("[]"), Some("[]"))];
         let mut sums: Vec<i64> = rights.map(|(p, s)| client_checksum(device, p, s)).to_vec();
-        sums.extend([device, client_checksum(device + 1, None, None)]);
+        sums.extend([device, gateway_checksum(device), client_checksum(device + 1, None, None)]);
         sums.push(client_checksum(device, Some("[\"a\"]"), None));
         let count = sums.len();
         sums.sort_unstable();

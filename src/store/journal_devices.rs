@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use crate::ids::DeviceName;
 
@@ -56,6 +56,17 @@ impl JournalDevices {
     }
 }
 
+/// Every name that has a number; one that cannot be a device's is left out.
+pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<DeviceName>> {
+    let mut statement = connection.prepare("SELECT name FROM devices")?;
+    let mut rows = statement.query([])?;
+    let mut names = Vec::new();
+    while let Some(row) = rows.next()? {
+        names.extend(row.get_ref(0)?.as_str().ok().and_then(|name| DeviceName::parse(name).ok()));
+    }
+    Ok(names)
+}
+
 fn find_or_insert(transaction: &Transaction<'_>, name: &DeviceName) -> rusqlite::Result<i64> {
     let known = transaction
         .query_row("SELECT device FROM devices WHERE name = ?1", [name.as_str()], |row| row.get(0))
@@ -72,8 +83,6 @@ fn find_or_insert(transaction: &Transaction<'_>, name: &DeviceName) -> rusqlite:
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-
-    use rusqlite::Connection;
 
     use super::*;
     use crate::store::schema::JOURNAL;
@@ -101,6 +110,7 @@ mod tests {
         transaction.commit().expect("committed");
         devices.adopt(fresh);
         assert!(devices.remembers(&pump) && devices.remembers(&fan));
+        assert_eq!(names(&connection).expect("read"), [fan.clone(), pump.clone()]);
 
         devices.forget();
         let transaction = connection.transaction().expect("begun");

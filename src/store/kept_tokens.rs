@@ -17,7 +17,7 @@ use super::{
     private_file,
 };
 use crate::{
-    identity::{Identity, Role, Token},
+    identity::{Identity, Token},
     ids::DeviceName,
     limits::KEPT_TOKENS_BYTES_MAX,
 };
@@ -72,10 +72,26 @@ impl KeptTokens {
     /// # Errors
     /// If it cannot be read or written.
     pub fn change(dir: &DataDir, change: impl FnOnce(&mut Self)) -> Result<(), StoreError> {
+        Self::change_under(dir, File::lock, change)
+    }
+
+    /// The same, but rather than wait for another process it fails.
+    ///
+    /// # Errors
+    /// As [`KeptTokens::change`], and if another process is changing them.
+    pub fn change_at_once(dir: &DataDir, change: impl FnOnce(&mut Self)) -> Result<(), StoreError> {
+        Self::change_under(dir, |dir| dir.try_lock().map_err(io::Error::from), change)
+    }
+
+    fn change_under(
+        dir: &DataDir,
+        lock: impl FnOnce(&File) -> io::Result<()>,
+        change: impl FnOnce(&mut Self),
+    ) -> Result<(), StoreError> {
         let attempt = Attempt::new("lock", dir.path());
         // Held until it is dropped.
-        let lock = File::open(dir.path()).and_then(|dir| dir.lock().map(|()| dir));
-        let _lock = lock.map_err(|error| attempt.io(error))?;
+        let locked = File::open(dir.path()).and_then(|dir| lock(&dir).map(|()| dir));
+        let _locked = locked.map_err(|error| attempt.io(error))?;
         let mut tokens = Self::read(dir)?;
         let before = tokens.tokens.clone();
         change(&mut tokens);
@@ -103,7 +119,7 @@ impl KeptTokens {
     /// The token kept of `identity`, if it is a device and this is the token it has.
     pub fn of(&self, identity: &Identity) -> Option<&Token> {
         let token = self.tokens.get(&identity.name)?;
-        (identity.role == Role::Device && token.hash().equals(&identity.token_hash)).then_some(token)
+        (identity.role.is_device() && token.hash().equals(&identity.token_hash)).then_some(token)
     }
 
     /// Whether there are none.
@@ -173,6 +189,19 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         std::os::unix::fs::symlink("/etc/hostname", &path).expect("linked");
         assert!(KeptTokens::read(&bench.dir).is_err());
+    }
+
+    #[test]
+    fn who_cannot_wait_fails_while_another_process_changes_them() {
+        let bench = Bench::new();
+        let other = File::open(bench.dir.path()).expect("opened");
+        other.lock().expect("locked");
+        let keep = |kept: &mut KeptTokens| kept.keep(name("pump"), token("HUSH"));
+        let words = KeptTokens::change_at_once(&bench.dir, keep).expect_err("locked").to_string();
+        assert!(!words.contains("HUSH"), "{words}");
+        drop(other);
+        KeptTokens::change_at_once(&bench.dir, keep).expect("written");
+        assert!(KeptTokens::read(&bench.dir).expect("read").has(&name("pump")));
     }
 
     #[test]

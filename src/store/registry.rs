@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::{
-    checksum::{client_checksum, device_checksum},
+    checksum::{client_checksum, device_checksum, gateway_checksum},
     data_dir::DataDir,
     error::{Attempt, StoreError},
     file_identity,
@@ -82,6 +82,19 @@ impl Registry {
         self.insert(name, Role::Device, token, now)
     }
 
+    /// Adds a device that speaks for others behind it as well; else as [`Registry::add`].
+    ///
+    /// # Errors
+    /// As [`Registry::add`].
+    pub fn add_gateway(
+        &mut self,
+        name: &DeviceName,
+        token: &TokenHash,
+        now: Wall,
+    ) -> Result<Identity, StoreError> {
+        self.insert(name, Role::Gateway, token, now)
+    }
+
     /// Adds a local client with these rights, which is let in from now on, created `now`.
     ///
     /// # Errors
@@ -110,13 +123,14 @@ impl Registry {
                 return Err(StoreError::DuplicateName { name: name.clone() });
             }
             refuse_used_token(transaction, token, None, attempt)?;
-            let RoleColumns { kind, publish, subscribe } = RoleColumns::of(&role);
+            let RoleColumns { kind, publish, subscribe, gateway } = RoleColumns::of(&role);
             // The id is part of the checksum and known only now; nobody sees the row in between.
             transaction
                 .execute(
-                    "INSERT INTO identities (name, kind, publish, subscribe, token_hash, enabled, created_ms, checksum)
-                     VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, 0)",
-                    params![name.as_str(), kind, publish, subscribe, token.0, now.0],
+                    "INSERT INTO identities (name, kind, publish, subscribe, gateway, token_hash, enabled,
+                                             created_ms, checksum)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, 0)",
+                    params![name.as_str(), kind, publish, subscribe, gateway, token.0, now.0],
                 )
                 .map_err(sql)?;
             let id = IdentityId(transaction.last_insert_rowid());
@@ -149,6 +163,21 @@ impl Registry {
     pub fn set_enabled(&mut self, name: &DeviceName, enabled: bool) -> Result<Identity, StoreError> {
         self.change(|transaction, attempt| {
             let identity = Identity { enabled, ..existing(transaction, name, attempt)? };
+            write(transaction, &identity).map_err(|e| attempt.sql(e))?;
+            Ok(identity)
+        })
+    }
+
+    /// Lets a device speak for others behind it, or for itself alone; a local client stays what it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub fn set_gateway(&mut self, name: &DeviceName, is_gateway: bool) -> Result<Identity, StoreError> {
+        self.change(|transaction, attempt| {
+            let mut identity = existing(transaction, name, attempt)?;
+            if identity.role.is_device() {
+                identity.role = if is_gateway { Role::Gateway } else { Role::Device };
+            }
             write(transaction, &identity).map_err(|e| attempt.sql(e))?;
             Ok(identity)
         })
@@ -224,7 +253,7 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// What [`decode`] reads, in its order.
 const COLUMNS: &str =
-    "id, name, kind, publish, subscribe, token_hash, enabled, created_ms, last_seen_ms, checksum";
+    "id, name, kind, publish, subscribe, token_hash, enabled, created_ms, last_seen_ms, checksum, gateway";
 
 fn read_all(connection: &Connection) -> rusqlite::Result<Vec<Readable>> {
     let sql = format!("SELECT {COLUMNS} FROM identities ORDER BY name");
@@ -262,12 +291,18 @@ fn refuse_used_token(
     if used { Err(StoreError::DuplicateToken) } else { Ok(()) }
 }
 
-/// Writes what may change of an identity; what it is stays as it was added.
+/// Writes what may change of an identity: a client's rights stay as they were added.
 fn write(transaction: &Transaction<'_>, identity: &Identity) -> rusqlite::Result<()> {
     transaction
         .execute(
-            "UPDATE identities SET token_hash = ?2, enabled = ?3, checksum = ?4 WHERE id = ?1",
-            params![identity.id.0, identity.token_hash.0, identity.enabled, checksum(identity)],
+            "UPDATE identities SET token_hash = ?2, enabled = ?3, gateway = ?4, checksum = ?5 WHERE id = ?1",
+            params![
+                identity.id.0,
+                identity.token_hash.0,
+                identity.enabled,
+                identity.role == Role::Gateway,
+                checksum(identity)
+            ],
         )
         .map(drop)
 }
@@ -277,8 +312,9 @@ fn checksum(identity: &Identity) -> i64 {
     let sum = device_checksum(id.0, *enabled, created.0, &token_hash.0, name.as_str());
     match role {
         Role::Device => sum,
+        Role::Gateway => gateway_checksum(sum),
         Role::Client(_) => {
-            let RoleColumns { kind: _, publish, subscribe } = RoleColumns::of(role);
+            let RoleColumns { publish, subscribe, .. } = RoleColumns::of(role);
             client_checksum(sum, publish.as_deref(), subscribe.as_deref())
         }
     }
@@ -292,15 +328,18 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<Readable> {
 }
 
 fn decode_values(id: i64, row: &Row<'_>) -> Option<Identity> {
-    let columns =
-        RoleColumns { kind: row.get(2).ok()?, publish: row.get(3).ok()?, subscribe: row.get(4).ok()? };
-    let enabled: i64 = row.get(6).ok()?;
+    let flag = |column: usize| match row.get::<_, i64>(column).ok()? {
+        number @ (0 | 1) => Some(number == 1),
+        _ => None,
+    };
+    let (kind, publish, subscribe) = (row.get(2).ok()?, row.get(3).ok()?, row.get(4).ok()?);
+    let columns = RoleColumns { kind, publish, subscribe, gateway: flag(10)? };
     Some(Identity {
         id: IdentityId(id),
         name: DeviceName::parse(&row.get::<_, String>(1).ok()?).ok()?,
         role: columns.role()?,
         token_hash: TokenHash(row.get(5).ok()?),
-        enabled: matches!(enabled, 0 | 1).then_some(enabled == 1)?,
+        enabled: flag(6)?,
         created: Wall(row.get(7).ok()?),
         last_seen: row.get::<_, Option<i64>>(8).ok()?.map(Wall),
     })

@@ -1,4 +1,5 @@
-//! What an identity is, as three columns of the registry: its kind, where it may publish, where it may subscribe.
+//! What an identity is, as four columns of the registry: its kind, where it may publish, where it may subscribe, whether
+//! it is a gateway.
 
 use crate::{
     identity::{Grant, Rights, Role},
@@ -8,7 +9,7 @@ use crate::{
 const DEVICE: i64 = 0;
 const CLIENT: i64 = 1;
 
-/// The columns `kind`, `publish` and `subscribe`.
+/// The columns `kind`, `publish`, `subscribe` and `gateway`.
 ///
 /// A grant is NULL if it is the ordinary one, else a JSON array of filters; a device has neither.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,23 +17,26 @@ pub(super) struct RoleColumns {
     pub(super) kind: i64,
     pub(super) publish: Option<String>,
     pub(super) subscribe: Option<String>,
+    pub(super) gateway: bool,
 }
 
 impl RoleColumns {
     pub(super) fn of(role: &Role) -> Self {
         match role {
-            Role::Device => Self { kind: DEVICE, publish: None, subscribe: None },
+            Role::Device => Self { kind: DEVICE, publish: None, subscribe: None, gateway: false },
+            Role::Gateway => Self { kind: DEVICE, publish: None, subscribe: None, gateway: true },
             Role::Client(Rights { publish, subscribe }) => {
-                Self { kind: CLIENT, publish: column(publish), subscribe: column(subscribe) }
+                Self { kind: CLIENT, publish: column(publish), subscribe: column(subscribe), gateway: false }
             }
         }
     }
 
     /// The role, unless the columns say what [`RoleColumns::of`] never does.
     pub(super) fn role(self) -> Option<Role> {
-        match (self.kind, &self.publish, &self.subscribe) {
-            (DEVICE, None, None) => Some(Role::Device),
-            (CLIENT, publish, subscribe) => {
+        match (self.kind, &self.publish, &self.subscribe, self.gateway) {
+            (DEVICE, None, None, false) => Some(Role::Device),
+            (DEVICE, None, None, true) => Some(Role::Gateway),
+            (CLIENT, publish, subscribe, false) => {
                 Some(Role::Client(Rights { publish: grant(publish)?, subscribe: grant(subscribe)? }))
             }
             _ => None,
@@ -62,7 +66,8 @@ mod tests {
     use super::*;
 
     fn columns(kind: i64, publish: Option<&str>, subscribe: Option<&str>) -> RoleColumns {
-        RoleColumns { kind, publish: publish.map(str::to_owned), subscribe: subscribe.map(str::to_owned) }
+        let (publish, subscribe) = (publish.map(str::to_owned), subscribe.map(str::to_owned));
+        RoleColumns { kind, publish, subscribe, gateway: false }
     }
 
     fn only(filters: &[&str]) -> Grant {
@@ -73,7 +78,13 @@ mod tests {
     fn every_role_comes_back_as_it_was() {
         let some = Rights { publish: only(&["a/+", "b \"quoted\"/\u{e4}"]), subscribe: Grant::Ordinary };
         let none = Rights { publish: only(&[]), subscribe: only(&["#"]) };
-        for role in [Role::Device, Role::Client(Rights::default()), Role::Client(some), Role::Client(none)] {
+        for role in [
+            Role::Device,
+            Role::Gateway,
+            Role::Client(Rights::default()),
+            Role::Client(some),
+            Role::Client(none),
+        ] {
             assert_eq!(RoleColumns::of(&role).role(), Some(role));
         }
     }
@@ -93,5 +104,6 @@ mod tests {
         ] {
             assert_eq!(columns(kind, publish, subscribe).role(), None, "{kind} {publish:?} {subscribe:?}");
         }
+        assert_eq!(RoleColumns { gateway: true, ..columns(CLIENT, None, None) }.role(), None);
     }
 }

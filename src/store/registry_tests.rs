@@ -90,12 +90,41 @@ fn a_device_is_kept_out_and_let_in_again() {
 }
 
 #[test]
+fn a_device_is_made_a_gateway_and_a_plain_device_again() {
+    let (bench, mut registry) = with_pump();
+    let site = registry.add_gateway(&name("site"), &token("s"), NOW).expect("added");
+    assert_eq!(site.role, Role::Gateway);
+    for (is_gateway, role) in [(true, Role::Gateway), (false, Role::Device)] {
+        assert_eq!(registry.set_gateway(&name("pump"), is_gateway).expect("set").role, role);
+        registry.set_enabled(&name("pump"), true).expect("set");
+        assert_eq!(registry.find(&name("pump")).expect("read").expect("there").role, role);
+    }
+    registry.set_gateway(&name("pump"), true).expect("set");
+    registry.add_client(&name("red"), Rights::default(), &token("r"), NOW).expect("added");
+    let red = registry.set_gateway(&name("red"), true).expect("left as it is");
+    assert_eq!(red.role, Role::Client(Rights::default()));
+    drop(registry);
+    let roles: Vec<_> = bench.registry().identities().expect("read").into_iter().map(|d| d.role).collect();
+    assert_eq!(roles, [Role::Gateway, Role::Client(Rights::default()), Role::Gateway]);
+}
+
+#[test]
+fn nobody_becomes_a_gateway_by_a_flipped_bit() {
+    let (_bench, registry) = with_pump();
+    for gateway in [1, 2] {
+        damage(&registry, &format!("gateway = {gateway}"));
+        assert!(matches!(registry.find(&name("pump")), Err(StoreError::Corrupt(_))), "{gateway}");
+    }
+}
+
+#[test]
 fn a_device_that_is_not_there_is_named_in_the_error() {
     let (_bench, mut registry) = with_pump();
     let fan = name("fan");
     let errors = [
         registry.set_token(&fan, &token("f")).expect_err("no fan"),
         registry.set_enabled(&fan, false).expect_err("no fan"),
+        registry.set_gateway(&fan, true).expect_err("no fan"),
         registry.remove(&fan).expect_err("no fan"),
     ];
     for error in errors {

@@ -37,7 +37,7 @@ pub(super) const REGISTRY: Schema = Schema {
     open_action: "open the registry",
     application_id: 0x4642_5231,
     shrinks: false,
-    migrations: &[REGISTRY_1, REGISTRY_2],
+    migrations: &[REGISTRY_1, REGISTRY_2, REGISTRY_3],
 };
 
 // The journal has no second index and no key out of insertion order: either would write every commit several times.
@@ -229,6 +229,14 @@ ALTER TABLE devices RENAME TO identities;
 ALTER TABLE identities ADD COLUMN kind INTEGER NOT NULL DEFAULT 0 CHECK (kind IN (0, 1));
 ALTER TABLE identities ADD COLUMN publish TEXT CHECK (publish IS NULL OR kind = 1);
 ALTER TABLE identities ADD COLUMN subscribe TEXT CHECK (subscribe IS NULL OR kind = 1);
+PRAGMA ignore_check_constraints = OFF;
+";
+
+// A device may be a gateway, which speaks for others behind it. As above, a damaged row must come along.
+const REGISTRY_3: &str = "
+PRAGMA ignore_check_constraints = ON;
+ALTER TABLE identities ADD COLUMN gateway INTEGER NOT NULL DEFAULT 0
+    CHECK (gateway IN (0, 1) AND (gateway = 0 OR kind = 0));
 PRAGMA ignore_check_constraints = OFF;
 ";
 

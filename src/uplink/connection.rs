@@ -30,6 +30,8 @@ pub(super) struct Connection {
     ping_sent: Option<Mono>,
     aliases: BTreeMap<String, u16>,
     aliases_max: u16,
+    /// The subscription to messages for devices, while it is not acknowledged.
+    pub(super) subscribing: Option<PacketId>,
     /// When the hub last answered a message with a complaint about how much there is.
     pub(super) told_off: Option<Mono>,
 }
@@ -102,6 +104,7 @@ impl Connection {
             ping_sent: None,
             aliases: BTreeMap::new(),
             aliases_max: granted.topic_alias_maximum().unwrap_or(0).min(UPLINK_TOPIC_ALIASES),
+            subscribing: None,
             told_off: None,
         })
     }

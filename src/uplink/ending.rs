@@ -48,6 +48,10 @@ impl Uplink {
                 if connection.phase != Phase::Uploading {
                     self.ended_asking = self.ended_asking.saturating_add(1);
                 }
+                // Readings are not to blame for a subscription the hub does not like.
+                let is_subscribing = connection.subscribing.is_some() && blame == Blame::Message;
+                self.ended_subscribing += u8::from(is_subscribing);
+                let blame = if is_subscribing { Blame::Link } else { blame };
                 let told_off = |at| self.now.mono.since(at) < UPLINK_TOLD_OFF_SPAN;
                 let is_told_off = connection.told_off.is_some_and(told_off);
                 let blame = if is_told_off && blame == Blame::Message { Blame::Rate } else { blame };
@@ -62,7 +66,7 @@ impl Uplink {
     /// The hub lets us in no more, or takes nothing, until a person does something about it.
     pub(super) fn refuse(&mut self, words: String, over_when_let_in: bool) {
         let words = fit_for_people(&words);
-        self.uploader.close();
+        self.close_connection();
         self.wait_after(&words, Pause::Refused);
         self.people.alarm = Some(Alarm { words, over_when_let_in });
     }
@@ -85,7 +89,7 @@ impl Uplink {
 
     /// Finds out which of the messages on their way, if any, is to blame.
     fn judge(&mut self, words: &str, blame: Blame) -> Option<Outcome> {
-        let mut messages = self.uploader.close();
+        let mut messages = self.close_connection();
         if blame == Blame::Link || messages.is_empty() {
             return None;
         }
@@ -105,9 +109,18 @@ impl Uplink {
             self.uploader.poison.on_unclear_close(count);
             return None;
         };
-        if let Content::Announcement(device) = message.content {
-            self.uploader.note_unwelcome(device);
-            return None;
+        match message.content {
+            Content::Readings { .. } => {}
+            Content::Announcement(device) => {
+                self.uploader.presence.note_unwelcome(device);
+                return None;
+            }
+            Content::Farewell => {
+                self.uploader.presence.note_farewell_unwelcome();
+                return None;
+            }
+            // It is not sent a second time.
+            Content::RpcAnswer => return None,
         }
         let counts = self.nothing_else_explains(&message);
         let refusal = Refusal::Guessed(fit_for_people(words));
@@ -118,6 +131,16 @@ impl Uplink {
             self.people.alarm = Some(alarm);
         }
         outcome
+    }
+
+    /// What was on its way is given back for judgement, all else is forgotten.
+    pub(super) fn close_connection(&mut self) -> Vec<InFlight> {
+        self.queues.close();
+        let messages = self.uploader.close();
+        for _ in messages.iter().filter(|message| matches!(message.content, Content::RpcAnswer)) {
+            self.queues.note_answered(false);
+        }
+        messages
     }
 
     fn tell_outcome(&mut self, outcome: Option<&Outcome>, words: &str) {

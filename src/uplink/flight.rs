@@ -38,6 +38,10 @@ pub(super) struct InFlight {
 pub(super) enum Content {
     /// A device is there.
     Announcement(DeviceName),
+    /// A device is gone.
+    Farewell,
+    /// The answer of a device to a command.
+    RpcAnswer,
     /// Readings of one device, at least one.
     Readings {
         /// Where they are to go back to; `None` for a reading under suspicion.
@@ -100,8 +104,20 @@ impl Flight {
     pub(super) fn readings(&self) -> impl Iterator<Item = (Option<LaneKind>, &[Outbound])> {
         self.messages.iter().filter_map(|message| match &message.content {
             Content::Readings { lane, rows } => Some((*lane, rows.as_slice())),
-            Content::Announcement(_) => None,
+            Content::Announcement(_) | Content::Farewell | Content::RpcAnswer => None,
         })
+    }
+
+    /// How many messages on their way say who has come and gone.
+    pub(super) fn presence_len(&self) -> usize {
+        let is_one = |content: &Content| matches!(content, Content::Announcement(_) | Content::Farewell);
+        self.messages.iter().filter(|message| is_one(&message.content)).count()
+    }
+
+    /// Whether `device` is being announced.
+    pub(super) fn announces(&self, device: &DeviceName) -> bool {
+        let is_it = |content: &Content| matches!(content, Content::Announcement(of) if of == device);
+        self.messages.iter().any(|message| is_it(&message.content))
     }
 
     /// Devices that something of `lane` is on its way for, and those being announced.
@@ -109,7 +125,7 @@ impl Flight {
         let busy = self.messages.iter().filter_map(|message| match &message.content {
             Content::Announcement(device) => Some(device),
             Content::Readings { lane: Some(of), rows } if *of == lane => Some(&rows[0].device),
-            Content::Readings { .. } => None,
+            Content::Readings { .. } | Content::Farewell | Content::RpcAnswer => None,
         });
         busy.cloned().collect()
     }

@@ -1,7 +1,10 @@
 //! The packets the hub sends.
 
 use crate::{
-    device_api::gateway::{self, SessionLimits},
+    device_api::{
+        downlink,
+        gateway::{self, SessionLimits},
+    },
     limits::{
         UPLINK_GAP_DOUBTED, UPLINK_GAP_MAX, UPLINK_INCOMING_BYTES_MAX, UPLINK_LIMITS_WAIT,
         UPLINK_TAKEOVER_WAIT,
@@ -58,17 +61,11 @@ impl Uplink {
             return None;
         }
         let body = bytes.get(header.header_bytes..header.frame_bytes())?;
-        match decode(header, body, self.answer_version(header, version)) {
+        match decode(header, body, answer_version(header, version)) {
             Ok(packet) => self.on_packet(&packet),
             Err(error) => self.lose_for_nonsense(&error.to_string()),
         }
         Some(header.frame_bytes())
-    }
-
-    /// The version of a packet: a hub that does not have 5.0 refuses it in the form it has. [3.1.1 §3.2.2.3]
-    fn answer_version(&self, header: Header, version: ProtocolVersion) -> ProtocolVersion {
-        let is_old = header.packet_type == PacketType::ConnAck && header.body_bytes == 2;
-        if is_old { ProtocolVersion::V311 } else { version }
     }
 
     fn on_packet(&mut self, packet: &Packet<'_>) {
@@ -114,7 +111,10 @@ impl Uplink {
     }
 
     fn on_let_in(&mut self, connack: &ConnAck<'_>, version: ProtocolVersion) {
-        self.versions.on_answer(version, self.now.mono);
+        if !self.versions.on_answer(version, self.now.mono) {
+            let words = "the hub is there in MQTT 3.1.1, which hides what it refuses: 5.0 is tried once more";
+            return self.lose(words, Blame::Link, Pause::BackOff);
+        }
         let connection = match Connection::new(connack, version, &self.settings, self.now.mono) {
             Ok(connection) => connection,
             Err(words) => return self.refuse(words.to_owned(), true),
@@ -126,11 +126,30 @@ impl Uplink {
         self.link = Link::Open(Box::new(connection));
         let backlog = self.backlog_words();
         self.tell(false, format!("the hub has let us in (MQTT level {}), {backlog}", version.level()));
+        self.queues.open();
         if self.settings.mode.asks_for_limits() && self.ended_asking < 2 {
             self.ask_for_limits();
         } else {
-            self.uploader.open(self.settings.order);
+            self.begin_uploading();
         }
+    }
+
+    /// Readings may go, and a gateway asks for what comes the other way.
+    pub(super) fn begin_uploading(&mut self) {
+        let Link::Open(connection) = &mut self.link else { return };
+        connection.phase = Phase::Uploading;
+        self.uploader.open(self.settings.order);
+        if !self.settings.mode.is_gateway() {
+            return;
+        }
+        if self.ended_subscribing >= 2 {
+            self.ended_subscribing = 0;
+            let what = "attributes and commands for devices do not come";
+            return self.tell(true, format!("the hub seems to end connections for a subscription; {what}"));
+        }
+        let packet_id = self.uploader.flight.spend_id();
+        connection.subscribing = Some(packet_id);
+        self.send_subscribe(packet_id, &[downlink::ATTRIBUTES_TOPIC, downlink::RPC_TOPIC]);
     }
 
     fn ask_for_limits(&mut self) {
@@ -139,19 +158,22 @@ impl Uplink {
         if let Link::Open(connection) = &mut self.link {
             connection.phase = Phase::Asking { until, subscribing: Some(packet_id) };
         }
-        self.send_subscribe(packet_id);
+        self.send_subscribe(packet_id, &[gateway::ANSWERS_FILTER]);
     }
 
     fn on_suback(&mut self, suback: &SubAck<'_>) {
         let Link::Open(connection) = &mut self.link else { return };
+        if connection.subscribing == Some(suback.packet_id) {
+            connection.subscribing = None;
+            return self.on_downlink_suback(suback);
+        }
         let Phase::Asking { until, subscribing } = connection.phase else { return };
         if subscribing != Some(suback.packet_id) {
             return;
         }
         if suback.reasons.iter().any(|reason| reason.is_error()) {
             // Nobody will tell us: readings go without knowing.
-            connection.phase = Phase::Uploading;
-            return self.uploader.open(self.settings.order);
+            return self.begin_uploading();
         }
         connection.phase = Phase::Asking { until, subscribing: None };
         self.send_limits_request();
@@ -163,15 +185,20 @@ impl Uplink {
             (QoS::ExactlyOnce, Some(packet_id)) => self.acknowledge(packet_id, Packet::PubRec),
             _ => {}
         }
-        let is_answer = publish.topic.is_some_and(|topic| topic.as_str() == gateway::LIMITS_ANSWER_TOPIC);
-        let Some(limits) = is_answer.then(|| SessionLimits::parse(publish.payload)).flatten() else { return };
+        match publish.topic.map(|topic| topic.as_str()) {
+            Some(gateway::LIMITS_ANSWER_TOPIC) => self.on_limits(publish.payload),
+            _ => self.on_downlink(publish),
+        }
+    }
+
+    fn on_limits(&mut self, payload: &[u8]) {
+        let Some(limits) = SessionLimits::parse(payload) else { return };
         let Link::Open(connection) = &mut self.link else { return };
         self.pace.learn(&limits);
         connection.learn(limits);
         self.ended_asking = 0;
         if connection.phase != Phase::Uploading {
-            connection.phase = Phase::Uploading;
-            self.uploader.open(self.settings.order);
+            self.begin_uploading();
         }
     }
 
@@ -182,6 +209,9 @@ impl Uplink {
         let words = with_reason("the hub", ack.reason, ack.properties.reason_string());
         match ack.reason {
             reason if !reason.is_error() => self.on_taken(message),
+            _ if matches!(message.content, Content::Farewell | Content::RpcAnswer) => {
+                self.on_aside_refused(&message, ack.reason, &words);
+            }
             ReasonCode::NotAuthorized | ReasonCode::TopicNameInvalid => {
                 self.uploader.send_again(message);
                 let what = self.settings.mode.when_it_takes_nothing();
@@ -215,13 +245,27 @@ impl Uplink {
             self.people.alarm = None;
             self.backoff.reset();
         }
+        if matches!(message.content, Content::RpcAnswer) {
+            self.queues.note_answered(true);
+        }
         self.uploader.on_taken(message, &mut self.pace, self.now.mono);
     }
 
     /// A device the hub does not want to be told of may do without: its readings tell as much.
     fn on_announcement_refused(&mut self, message: InFlight) {
         if let Content::Announcement(device) = message.content {
-            self.uploader.note_announced(device);
+            self.uploader.presence.note_told(device, self.now.mono);
+        }
+    }
+
+    /// Of what is neither a reading nor goes before one, a refusal means nothing for the rest but that there is too much.
+    fn on_aside_refused(&mut self, message: &InFlight, reason: ReasonCode, words: &str) {
+        if matches!(message.content, Content::RpcAnswer) {
+            self.queues.note_answered(false);
+        }
+        if reason == ReasonCode::QuotaExceeded {
+            self.pace.slow_down(UPLINK_GAP_MAX);
+            self.note_told_off(words);
         }
     }
 
@@ -267,8 +311,14 @@ impl Uplink {
     }
 }
 
+/// The version of a packet: a hub that does not have 5.0 refuses it in the form it has. [3.1.1 §3.2.2.3]
+pub(super) fn answer_version(header: Header, version: ProtocolVersion) -> ProtocolVersion {
+    let is_old = header.packet_type == PacketType::ConnAck && header.body_bytes == 2;
+    if is_old { ProtocolVersion::V311 } else { version }
+}
+
 /// What the hub said, in words: the code's, its number, and the hub's own if it has any.
-fn with_reason(who: &str, reason: ReasonCode, own_words: Option<&str>) -> String {
+pub(super) fn with_reason(who: &str, reason: ReasonCode, own_words: Option<&str>) -> String {
     let own_words = own_words.map(|words| format!(", {}", fit_for_people(words))).unwrap_or_default();
     format!("{who} says: {reason} (0x{:02X}){own_words}", reason.as_byte())
 }

@@ -1,9 +1,9 @@
 //! One stretch of the journal on its way to the hub, oldest first, a bounded piece of it in memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    ids::Seq,
+    ids::{DeviceName, Seq},
     record::{Outbound, Placed},
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Lane {
     rows: usize,
     /// Bytes of their values.
     bytes: usize,
+    /// How many of each device.
+    by_device: BTreeMap<DeviceName, usize>,
     /// What the lane has used up of its share.
     used: u64,
 }
@@ -62,8 +64,19 @@ pub(super) struct Piece {
 impl Lane {
     /// A lane of everything behind `after`, up to `end`.
     pub(super) fn new(kind: LaneKind, size: LaneSize, after: Seq, end: Option<Seq>) -> Self {
-        let waiting = VecDeque::new();
-        Self { kind, size, begin: after, read_through: after, end, waiting, rows: 0, bytes: 0, used: 0 }
+        let (waiting, by_device) = (VecDeque::new(), BTreeMap::new());
+        Self {
+            kind,
+            size,
+            begin: after,
+            read_through: after,
+            end,
+            waiting,
+            rows: 0,
+            bytes: 0,
+            by_device,
+            used: 0,
+        }
     }
 
     /// The place before the lane's first.
@@ -93,6 +106,10 @@ impl Lane {
         for row in rows {
             self.rows += 1;
             self.bytes += row.values.len();
+            match self.by_device.get_mut(&row.device) {
+                Some(count) => *count += 1,
+                None => _ = self.by_device.insert(row.device.clone(), 1),
+            }
             self.waiting.push_back(row);
         }
     }
@@ -130,6 +147,13 @@ impl Lane {
     pub(super) fn let_go(&mut self, rows: &[Outbound]) {
         self.rows -= rows.len();
         self.bytes -= rows.iter().map(|row| row.values.len()).sum::<usize>();
+        for row in rows {
+            let Some(count) = self.by_device.get_mut(&row.device) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.by_device.remove(&row.device);
+            }
+        }
     }
 
     /// Forgets the first waiting reading whose time was not known, and all behind it, so that they are read again.
@@ -157,6 +181,17 @@ impl Lane {
         self.used = self.used.max(used);
     }
 
+    /// Whether any reading of `device` is waiting or on its way.
+    pub(super) fn holds(&self, device: &DeviceName) -> bool {
+        self.by_device.contains_key(device)
+    }
+
+    /// Whether everything there is has been read.
+    pub(super) fn is_read(&self, settled: &Settled, last_seq: Seq) -> bool {
+        let limit = self.end.map_or(last_seq, |end| end.min(last_seq));
+        settled.gap_after(self.read_through, limit).is_none()
+    }
+
     /// Readings waiting and on their way.
     pub(super) fn rows(&self) -> usize {
         self.rows
@@ -167,7 +202,6 @@ impl Lane {
 mod tests {
     use super::*;
     use crate::{
-        ids::DeviceName,
         limits::{UPLINK_LANE_BYTES, UPLINK_LANE_ROWS},
         record::Settlement,
     };

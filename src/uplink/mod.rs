@@ -9,6 +9,7 @@
 //! handle_timeout                                                what is due
 //! poll_read -> the journal -> handle_rows                       or handle_read_failed
 //! poll_settlement -> the next commit -> handle_settled          or handle_settle_failed
+//! handle_presence, answer_rpc, poll_downlink                    who is here, and what the hub sends to them
 //! output, poll_close                                            what goes to the socket
 //! poll_notice                                                   what goes to the log
 //! poll_timeout                                                  how long to sleep
@@ -24,12 +25,17 @@
 //!    +----------------------------------- Waiting (backoff) <--------------------------------+
 //! ```
 //!
+//! Beside readings, for a gateway: `presence` knows whom the hub was told of, `downlink` what it sends to devices and what
+//! they answer.
+//!
 //! `uploader` has the readings, `picking` says which go next, `flight` what is on its way, `pacing` how fast it may go,
-//! `poison` which reading is to blame; `incoming` and `outgoing` are the packets.
+//! `poison` which reading is to blame; `incoming` and `outgoing` are the packets. `trial` is a connection that carries
+//! nothing: it asks whether the hub knows a token.
 
 mod backoff;
 mod connection;
 mod device_mode;
+mod downlink;
 mod ending;
 pub mod failure;
 mod flight;
@@ -42,9 +48,11 @@ mod pacing;
 mod picking;
 mod plain_mode;
 mod poison;
+mod presence;
 pub mod settings;
 mod settled;
 pub mod status;
+pub mod trial;
 mod uploader;
 mod versions;
 
@@ -59,12 +67,15 @@ use crate::{
     record::{Outbound, Settlement},
 };
 
+pub use downlink::DownlinkCounts;
 pub use failure::{Failure, FailureKind};
 pub use settings::{Mode, Order, RateTexts, Secret, Settings};
 pub use status::{Notice, State, Status};
+pub use trial::{Finding, Trial};
 
 use backoff::Backoff;
 use connection::{Connection, Due, Phase};
+use downlink::Queues;
 use ending::{Blame, Pause};
 use meter::Meter;
 use pacing::Pace;
@@ -94,6 +105,7 @@ pub struct Uplink {
     settings: Settings,
     link: Link,
     uploader: Uploader,
+    queues: Queues,
     pace: Pace,
     backoff: Backoff,
     versions: Versions,
@@ -108,6 +120,10 @@ pub struct Uplink {
     wait: Wait,
     /// Connections that ended while the limits were being asked for; a hub that does it twice is not asked again.
     ended_asking: u8,
+    /// Connections that ended while the hub was asked to send messages for devices; after two, one goes without.
+    ended_subscribing: u8,
+    /// Whether the last message sent of its own accord was about who has come or gone: then it is another's turn.
+    presence_had_turn: bool,
     people: ForPeople,
     now: Now,
 }
@@ -172,6 +188,7 @@ impl Uplink {
         Self {
             link: Link::Connecting { until: now.mono + UPLINK_CONNECT_TIMEOUT },
             uploader: Uploader::new(&settings, &resumed, last_seq),
+            queues: Queues::default(),
             pace: Pace::new(&settings.rates),
             backoff: Backoff::new(seed),
             versions: Versions::new(),
@@ -183,6 +200,8 @@ impl Uplink {
             clock_synchronised: false,
             wait: Wait::default(),
             ended_asking: 0,
+            ended_subscribing: 0,
+            presence_had_turn: false,
             people,
             now,
             settings,
@@ -329,7 +348,7 @@ impl Uplink {
             self.send_disconnect();
         }
         self.close_wanted |= matches!(self.link, Link::Connecting { .. }) || self.version().is_some();
-        self.uploader.close();
+        self.close_connection();
         self.link = Link::Stopped;
         self.connect_wanted = false;
         self.finish();
@@ -419,6 +438,7 @@ impl Uplink {
             drains_in: status::drains_in(backlog, uploaded, stored),
             bytes_sent: people.bytes_sent,
             connections: people.connections,
+            downlink: self.queues.counts(),
         }
     }
 
@@ -454,7 +474,7 @@ impl Uplink {
     }
 
     fn do_what_is_due(&mut self) {
-        let Link::Open(connection) = &mut self.link else { return };
+        let Link::Open(connection) = &self.link else { return };
         let (at, due) = connection.next_due(&self.uploader.flight);
         if at > self.now.mono {
             return;
@@ -462,8 +482,7 @@ impl Uplink {
         match due {
             Due::Ping => self.send_ping(),
             Due::Unlimited => {
-                connection.phase = Phase::Uploading;
-                self.uploader.open(self.settings.order);
+                self.begin_uploading();
             }
             Due::Dead => {
                 self.uploader.flight.note_silence();

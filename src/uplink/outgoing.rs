@@ -1,9 +1,9 @@
 //! The packets we send.
 
 use crate::{
-    device_api::gateway,
+    device_api::{downlink, gateway},
     ids::DeviceName,
-    limits::{UPLINK_INCOMING_BYTES_MAX, UPLINK_OUTPUT_BYTES_MAX},
+    limits::{UPLINK_INCOMING_BYTES_MAX, UPLINK_OUTPUT_BYTES_MAX, UPLINK_PRESENCE_WINDOW},
     mqtt::{
         Ack, Connect, Disconnect, Packet, PacketId, Properties, PropertiesBuf, Property, ProtocolVersion,
         Publish, QoS, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, TopicFilter, TopicName,
@@ -12,54 +12,68 @@ use crate::{
 };
 
 use super::{
-    Link, Uplink,
+    Link, Settings, Uplink,
     connection::{Naming, Phase},
     ending::{Blame, Pause},
     flight::Content,
-    picking::{Next, Parcel, Wait},
+    picking::{Bounds, Next, Parcel, Wait},
+    uploader::Uploader,
 };
+
+/// CONNECT of a client that wants no session and no packet larger than we take.
+pub(super) fn connect_bytes(
+    version: ProtocolVersion,
+    client_id: &str,
+    keep_alive_s: u16,
+    user_name: Option<&str>,
+    password: Option<&str>,
+) -> Vec<u8> {
+    let mut properties = PropertiesBuf::new();
+    if version == ProtocolVersion::V5 {
+        properties.push(Property::MaximumPacketSize(UPLINK_INCOMING_BYTES_MAX as u32));
+    }
+    let connect = Packet::Connect(Connect {
+        version,
+        clean: true,
+        keep_alive_s,
+        client_id,
+        will: None,
+        user_name,
+        // Before 5.0 there is no password without a user name. [MQTT-3.1.2-22]
+        password: password
+            .filter(|_| user_name.is_some() || version == ProtocolVersion::V5)
+            .map(str::as_bytes),
+        properties: properties.as_properties(),
+    });
+    let mut bytes = Vec::new();
+    let written = encode(&connect, version, &mut bytes);
+    written.expect("the configuration bounds names and tokens");
+    bytes
+}
 
 impl Uplink {
     /// CONNECT: who we are, in the version whose turn it is.
     pub(super) fn greet(&mut self) {
         let version = self.versions.next(self.now.mono);
         let (user_name, password) = self.settings.mode.credentials();
-        let mut properties = PropertiesBuf::new();
-        if version == ProtocolVersion::V5 {
-            properties.push(Property::MaximumPacketSize(UPLINK_INCOMING_BYTES_MAX as u32));
-        }
-        let connect = Packet::Connect(Connect {
-            version,
-            clean: true,
-            keep_alive_s: self.settings.keep_alive_s,
-            client_id: &self.settings.client_id,
-            will: None,
-            user_name,
-            // Before 5.0 there is no password without a user name. [MQTT-3.1.2-22]
-            password: password
-                .filter(|_| user_name.is_some() || version == ProtocolVersion::V5)
-                .map(str::as_bytes),
-            properties: properties.as_properties(),
-        });
-        let mut bytes = Vec::new();
-        let written = encode(&connect, version, &mut bytes);
-        written.expect("the configuration bounds names and tokens");
+        let Settings { client_id, keep_alive_s, .. } = &self.settings;
+        let bytes = connect_bytes(version, client_id, *keep_alive_s, user_name, password);
         self.people.bytes_sent += bytes.len() as u64;
         self.output.push(&bytes);
         let until = self.now.mono + self.uploader.flight.ack_timeout();
         self.link = Link::Greeting { until, version };
     }
 
-    /// SUBSCRIBE to the answer about our limits.
-    pub(super) fn send_subscribe(&mut self, packet_id: PacketId) {
-        let filter = TopicFilter::parse(gateway::ANSWERS_FILTER).expect("a filter");
+    /// SUBSCRIBE to what the hub may send us. What we publish ourselves does not come back, and nothing that was kept.
+    pub(super) fn send_subscribe(&mut self, packet_id: PacketId, filters: &[&'static str]) {
         let options = SubscriptionOptions {
             qos: QoS::AtLeastOnce,
-            no_local: false,
+            no_local: true,
             retain_as_published: false,
-            retain_handling: RetainHandling::Send,
+            retain_handling: RetainHandling::DoNotSend,
         };
-        let filters = vec![(filter, options)];
+        let parsed = |text: &&'static str| (TopicFilter::parse(text).expect("a filter"), options);
+        let filters = filters.iter().map(parsed).collect();
         self.send(&Packet::Subscribe(Subscribe { packet_id, properties: Properties::EMPTY, filters }));
     }
 
@@ -98,7 +112,7 @@ impl Uplink {
         self.send(&packet(Ack { packet_id, reason: ReasonCode::Success, properties: Properties::EMPTY }));
     }
 
-    /// Sends readings for as long as window, rates and lanes allow.
+    /// Sends readings, and what is told beside them, for as long as window, rates and lanes allow.
     pub(super) fn send_readings(&mut self) {
         self.wait = Wait::default();
         loop {
@@ -109,23 +123,100 @@ impl Uplink {
             }
             let topic_bytes = self.settings.mode.topic_bytes_max();
             let bounds = connection.bounds(&self.settings, topic_bytes, waits_for_clock);
+            let mut also = Wait::default();
+            if self.send_answer(&bounds, &mut also) {
+                continue;
+            }
+            let is_presence_first = !self.presence_had_turn && !self.pace.is_slowed();
+            if is_presence_first && self.send_presence(&bounds, &mut also) {
+                continue;
+            }
             match self.uploader.next(&self.settings.mode, &bounds, &mut self.pace, self.now.mono) {
                 Next::Announce(device) => self.send_announcement(device),
                 Next::Send(parcel) => self.send_parcel(parcel),
-                Next::Wait(wait) => {
+                Next::Wait(_) if !is_presence_first && self.send_presence(&bounds, &mut also) => continue,
+                Next::Wait(mut wait) => {
+                    also.until.into_iter().for_each(|at| wait.until(at));
                     self.wait = wait;
                     return;
                 }
             }
+            self.presence_had_turn = false;
         }
     }
 
+    /// Sends an answer of a device to a command, if one waits and may go. Somebody waits for it, so it goes first.
+    fn send_answer(&mut self, bounds: &Bounds, wait: &mut Wait) -> bool {
+        let Some(answer) = self.queues.next_answer() else { return false };
+        if bounds.payload_bytes_refused.is_some_and(|most| answer.len() > most) {
+            self.queues.take_answer(true);
+            self.tell(true, "an answer to a command is larger than the hub takes; it is dropped".to_owned());
+            return true;
+        }
+        if !self.uploader.has_place(bounds) {
+            return false;
+        }
+        let ready = self.pace.message_ready_at(self.now.mono);
+        if ready > self.now.mono {
+            wait.until(ready);
+            return false;
+        }
+        let Some(answer) = self.queues.take_answer(false) else { return false };
+        self.send_message(downlink::RPC_TOPIC, &answer, Content::RpcAnswer);
+        true
+    }
+
+    /// Tells the hub of a device that has come or gone, if there is one and it may be told. Readings need announcements
+    /// as well and nobody waits for this, so half of what is allowed is left to them.
+    fn send_presence(&mut self, bounds: &Bounds, wait: &mut Wait) -> bool {
+        let now = self.now.mono;
+        let Uploader { presence, flight, poison, .. } = &self.uploader;
+        if !self.settings.mode.is_gateway() {
+            return false;
+        }
+        let coming = presence.next_coming(|device| flight.announces(device));
+        let may_go = coming.is_none() && self.uploader.has_read_everything();
+        let going =
+            may_go.then(|| presence.next_going(now, |device| self.uploader.may_hold(device))).flatten();
+        if coming.is_none() && going.is_none() {
+            presence.next_going_at(now).into_iter().for_each(|at| wait.until(at));
+            return false;
+        }
+        let is_full = flight.presence_len() >= UPLINK_PRESENCE_WINDOW;
+        if is_full || poison.is_judging() || !self.uploader.has_place(bounds) {
+            return false;
+        }
+        let ready = self.pace.spare_message_ready_at(now);
+        if ready > now {
+            wait.until(ready);
+            return false;
+        }
+        self.presence_had_turn = true;
+        match (coming, going) {
+            (Some(device), _) => self.send_announcement(device),
+            (None, Some(device)) => self.send_farewell(&device),
+            (None, None) => return false,
+        }
+        true
+    }
+
+    fn send_farewell(&mut self, device: &DeviceName) {
+        self.uploader.presence.note_leaving(device);
+        let payload = gateway::presence_payload(device.as_str());
+        self.send_message(gateway::DISCONNECT_TOPIC, &payload, Content::Farewell);
+    }
+
     fn send_announcement(&mut self, device: DeviceName) {
-        let payload = gateway::connect_payload(device.as_str());
+        self.uploader.presence.note_announcing(&device);
+        let payload = gateway::presence_payload(device.as_str());
+        self.send_message(gateway::CONNECT_TOPIC, &payload, Content::Announcement(device));
+    }
+
+    /// Sends what is not readings.
+    fn send_message(&mut self, topic: &str, payload: &str, content: Content) {
         let quiet = self.pace.note_message(self.now.mono);
         let packet_id = self.uploader.flight.next_id();
-        self.send_publish(gateway::CONNECT_TOPIC, packet_id, payload.as_bytes());
-        let content = Content::Announcement(device);
+        self.send_publish(topic, packet_id, payload.as_bytes());
         self.uploader.flight.note_sent(packet_id, content, payload.len(), quiet, self.now.mono);
     }
 

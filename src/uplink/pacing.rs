@@ -87,6 +87,16 @@ impl Pace {
         self.messages.ready_at(1, now).max(self.quiet_at(self.gap, now))
     }
 
+    /// When a message that is not telemetry may go and half of what is allowed is left for others.
+    pub(super) fn spare_message_ready_at(&mut self, now: Mono) -> Mono {
+        self.messages.spare_at(now).max(self.quiet_at(self.gap, now))
+    }
+
+    /// Whether the hub has shown that it wants less than it has told.
+    pub(super) fn is_slowed(&self) -> bool {
+        !self.gap.is_zero()
+    }
+
     /// A message that is not telemetry goes; how long nothing had gone before is given back.
     pub(super) fn note_message(&mut self, now: Mono) -> Duration {
         self.messages.take(1, now);
@@ -188,6 +198,11 @@ impl Budget {
 
     fn ready_at(&mut self, count: u32, now: Mono) -> Mono {
         self.0.iter_mut().map(|window| window.ready_at(count, now)).max().unwrap_or(now)
+    }
+
+    fn spare_at(&mut self, now: Mono) -> Mono {
+        let spare = |window: &mut Window| window.ready_at(window.limit / 2 + 1, now);
+        self.0.iter_mut().map(spare).max().unwrap_or(now)
     }
 
     fn take(&mut self, count: u32, now: Mono) {
@@ -352,6 +367,18 @@ mod tests {
         pace.slow_down(SECOND * 10);
         pace.note_telemetry(&pump(), 1, Mono(0));
         assert_eq!(pace.telemetry_ready_at(&pump(), 1, Mono(0)), Mono(0) + SECOND * 60);
+    }
+
+    #[test]
+    fn messages_that_can_wait_leave_half_of_what_is_allowed() {
+        let messages = "10:10".to_owned();
+        let mut pace = Pace::new(&RateTexts { messages, ..RateTexts::default() });
+        for _ in 0..4 {
+            assert_eq!(pace.spare_message_ready_at(Mono(0)), Mono(0));
+            pace.note_message(Mono(0));
+        }
+        assert!(pace.spare_message_ready_at(Mono(0)) > Mono(0));
+        assert_eq!(pace.message_ready_at(Mono(0)), Mono(0));
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    fn until(&mut self, ready: Mono) {
+    /// Something else is waited for as well.
+    pub(super) fn until(&mut self, ready: Mono) {
         self.until = Some(self.until.map_or(ready, |until| until.min(ready)));
     }
 }
@@ -88,8 +89,7 @@ impl Uploader {
     /// What to do next; whatever is told to be sent counts as being on its way in its lane, and must be sent.
     pub(super) fn next(&mut self, mode: &Mode, bounds: &Bounds, pace: &mut Pace, now: Mono) -> Next {
         let mut wait = Wait::default();
-        let window = if self.poison.wants_alone() { 1 } else { bounds.window };
-        if self.flight.len() >= window {
+        if !self.has_place(bounds) {
             return Next::Wait(wait);
         }
         if let Some(next) = self.next_suspect(mode, pace, &mut wait, now) {
@@ -119,6 +119,12 @@ impl Uploader {
         Next::Wait(wait)
     }
 
+    /// Whether one more message may be on its way.
+    pub(super) fn has_place(&self, bounds: &Bounds) -> bool {
+        let window = if self.poison.wants_alone() { 1 } else { bounds.window };
+        self.flight.len() < window
+    }
+
     /// A reading under suspicion goes once more, with nothing else on its way, as soon as the hub has taken another.
     fn next_suspect(&mut self, mode: &Mode, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
         let (row, guessed) = self.poison.due_suspect()?;
@@ -126,7 +132,7 @@ impl Uploader {
         if !self.flight.is_empty() {
             return Some(Next::Wait(*wait));
         }
-        let must_announce = mode.announces() && !self.is_announced(&row.device);
+        let must_announce = mode.is_gateway() && !self.presence.is_told(&row.device);
         let mut ready = match must_announce {
             true => pace.message_ready_at(now),
             false => pace.telemetry_ready_at(&row.device, points, now),
@@ -236,7 +242,7 @@ impl Look<'_> {
     }
 
     fn must_announce(&self, device: &DeviceName) -> bool {
-        self.mode.announces() && !self.uploader.is_announced(device)
+        self.mode.is_gateway() && !self.uploader.presence.is_told(device)
     }
 
     fn is_too_large(&self, row: &Outbound) -> bool {

@@ -109,6 +109,17 @@ impl Poison {
         own.any(|stretch| stretch.count == 1 && (stretch.first..=stretch.last).contains(&head))
     }
 
+    /// Whether it is being found out which reading the hub closes the connection on, so that nothing else should go
+    /// without need.
+    pub(super) fn is_judging(&self) -> bool {
+        self.stretches.iter().any(|stretch| stretch.guessed) || self.due_suspect().is_some()
+    }
+
+    /// Whether a reading of `device` is set aside.
+    pub(super) fn suspects_of(&self, device: &DeviceName) -> bool {
+        self.suspects.iter().any(|suspect| suspect.row.device == *device)
+    }
+
     /// Readings set aside.
     pub(super) fn suspects(&self) -> usize {
         self.suspects.len()

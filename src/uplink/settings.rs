@@ -113,8 +113,8 @@ impl fmt::Debug for Secret {
 }
 
 impl Mode {
-    /// Whether the other end wants to be told of each device.
-    pub(super) fn announces(&self) -> bool {
+    /// Whether the other end wants to be told of each device, and sends us messages for them.
+    pub(super) fn is_gateway(&self) -> bool {
         matches!(self, Self::Gateway { .. })
     }
 

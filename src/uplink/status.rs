@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use crate::{clock::Mono, mqtt::ProtocolVersion};
 
+use super::downlink::DownlinkCounts;
+
 /// How the uplink is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -37,6 +39,8 @@ pub struct Status {
     pub bytes_sent: u64,
     /// Connections that came as far as being let in, since the start.
     pub connections: u64,
+    /// What came for devices, and what they answered.
+    pub downlink: DownlinkCounts,
 }
 
 /// What the uplink is doing.

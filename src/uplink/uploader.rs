@@ -5,14 +5,14 @@
 //!
 //! Knows nothing of connections: what is sent when, and how it ended, comes from above.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
     clock::Mono,
     ids::{DeviceName, Seq},
     limits::{
-        UPLINK_DEVICES, UPLINK_FRESH_BACKLOG_MIN, UPLINK_LANE_ROWS, UPLINK_REJECTED_UNSAVED,
-        UPLINK_SETTLE_PAUSE, UPLINK_SETTLE_WAIT, UPLINK_STRETCHES, UPLINK_STRETCHES_IN_MEMORY, UPLINK_WINDOW,
+        UPLINK_FRESH_BACKLOG_MIN, UPLINK_LANE_ROWS, UPLINK_REJECTED_UNSAVED, UPLINK_SETTLE_PAUSE,
+        UPLINK_SETTLE_WAIT, UPLINK_STRETCHES, UPLINK_STRETCHES_IN_MEMORY,
     },
     record::{Outbound, Rejected, Settlement},
 };
@@ -24,6 +24,7 @@ use super::{
     lane::{Lane, LaneKind, LaneSize},
     pacing::Pace,
     poison::{Outcome, Poison, Refusal},
+    presence::Presence,
     settings::Order,
     settled::Settled,
 };
@@ -38,10 +39,7 @@ pub(super) struct Uploader {
     lane_size: LaneSize,
     pub(super) flight: Flight,
     pub(super) poison: Poison,
-    /// Devices the hub was told of in this connection.
-    announced: BTreeSet<DeviceName>,
-    /// Devices whose announcement ended a connection, and how often.
-    unwelcome: BTreeMap<DeviceName, u8>,
+    pub(super) presence: Presence,
     /// Where the fresh lane of the last connection had come to.
     fresh_through: Option<Seq>,
     reading: Option<u64>,
@@ -83,8 +81,7 @@ impl Uploader {
             lane_size: LaneSize { rows: settings.lane_rows, bytes: settings.lane_bytes },
             flight: Flight::new(settings.flight_bytes, settings.ack_timeout),
             poison: Poison::default(),
-            announced: BTreeSet::new(),
-            unwelcome: BTreeMap::new(),
+            presence: Presence::default(),
             reading: None,
             tickets: 0,
             unsaved: Unsaved::default(),
@@ -96,6 +93,7 @@ impl Uploader {
 
     /// Readings may be sent: lanes are laid out over what is not settled.
     pub(super) fn open(&mut self, order: Order) {
+        self.presence.open();
         let through = self.settled.through();
         let everything = Lane::new(LaneKind::Backlog, self.lane_size, through, None);
         self.lanes = match self.fresh_begin(order) {
@@ -133,7 +131,7 @@ impl Uploader {
         }
         self.lanes.clear();
         self.reading = None;
-        self.announced.clear();
+        self.presence.close();
         self.poison.on_disconnected();
         self.settled.keep_longest(UPLINK_STRETCHES_IN_MEMORY);
         self.flight.take_all()
@@ -237,7 +235,8 @@ impl Uploader {
     /// The hub took a message.
     pub(super) fn on_taken(&mut self, message: InFlight, pace: &mut Pace, now: Mono) {
         match message.content {
-            Content::Announcement(device) => self.note_announced(device),
+            Content::Announcement(device) => self.presence.note_told(device, now),
+            Content::Farewell | Content::RpcAnswer => {}
             Content::Readings { lane, rows } => {
                 for row in &rows {
                     self.counts.uploaded += u64::from(!self.settled.contains(row.seq));
@@ -276,11 +275,15 @@ impl Uploader {
 
     /// A message was not taken, for no fault of its own: its readings go again.
     pub(super) fn send_again(&mut self, message: InFlight) {
-        if let Content::Readings { lane, rows } = message.content {
-            if lane.is_none() {
-                self.poison.on_disconnected();
+        match message.content {
+            Content::Readings { lane, rows } => {
+                if lane.is_none() {
+                    self.poison.on_disconnected();
+                }
+                self.give_back(lane, rows);
             }
-            self.give_back(lane, rows);
+            Content::Announcement(device) => self.presence.announce_again(&device),
+            Content::Farewell | Content::RpcAnswer => {}
         }
     }
 
@@ -293,26 +296,14 @@ impl Uploader {
         self.note_unsaved(now);
     }
 
-    /// The hub knows `device` now; beyond the bound it is told of all again.
-    pub(super) fn note_announced(&mut self, device: DeviceName) {
-        if self.announced.len() >= UPLINK_DEVICES {
-            self.announced.clear();
-        }
-        self.announced.insert(device);
+    /// Whether anything of `device` may still have to be sent, as far as is known.
+    pub(super) fn may_hold(&self, device: &DeviceName) -> bool {
+        self.lanes.iter().any(|lane| lane.holds(device)) || self.poison.suspects_of(device)
     }
 
-    /// The connection ended while the announcement of `device` was the only thing on its way: the second time is the
-    /// last, and its readings go without one.
-    pub(super) fn note_unwelcome(&mut self, device: DeviceName) {
-        if self.unwelcome.len() >= UPLINK_WINDOW.into() {
-            self.unwelcome.pop_first();
-        }
-        *self.unwelcome.entry(device).or_default() += 1;
-    }
-
-    /// Whether the hub does without an announcement of `device`.
-    pub(super) fn is_announced(&self, device: &DeviceName) -> bool {
-        self.announced.contains(device) || self.unwelcome.get(device).is_some_and(|times| *times >= 2)
+    /// Whether there is nothing in the journal that was not read.
+    pub(super) fn has_read_everything(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.is_read(&self.settled, self.last_seq))
     }
 
     fn give_back(&mut self, lane: Option<LaneKind>, rows: Vec<Outbound>) {

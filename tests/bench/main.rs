@@ -2,7 +2,8 @@
 //! keeps nothing.
 //!
 //! And whether guesses at tokens take longer the nearer they come; how long a start takes with a long journal; what the
-//! broker costs at scale (`scale`); and whether it keeps to its memory in the long run (`soak`).
+//! broker costs at scale (`scale`); how fast a week of readings goes to the hub (`drain`); and whether it keeps to its
+//! memory in the long run (`soak`).
 //!
 //! Runs for a moment as a test, so that it does not rot. `BENCH=full cargo test --release --test bench -- --nocapture`
 //! measures in earnest and prints the tables; mosquitto is measured if it is installed.
@@ -11,6 +12,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "each test binary uses its own part of the hub")]
+#[path = "../hub/mod.rs"]
+mod hub;
+#[allow(dead_code, reason = "each test binary uses its own part of the hub")]
+#[path = "../hub/served.rs"]
+mod served_hub;
+
+mod drain;
 mod guesses;
 mod mosquitto;
 mod scale;

@@ -28,6 +28,11 @@ pub struct Mosquitto {
 impl Mosquitto {
     /// On two free ports, with certificates of forebay's making.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with further lines in its configuration.
+    pub fn start_with(further: &str) -> Self {
         let home = Home::new();
         let certificates = home.certificates();
         let (plain, tls) = (free_address(), free_address());
@@ -35,7 +40,7 @@ impl Mosquitto {
         // It announces no port of its own choosing, so free ones are looked for and handed over.
         let config = format!(
             "user root\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\nlog_type error\n\
-             listener {} 127.0.0.1\nlistener {} 127.0.0.1\ncertfile {}\nkeyfile {}\n",
+             listener {} 127.0.0.1\nlistener {} 127.0.0.1\ncertfile {}\nkeyfile {}\n{further}\n",
             plain.port(),
             tls.port(),
             at("server.pem"),

@@ -51,6 +51,8 @@ const FULL: Plan = Plan {
 
 /// What the last quarter may have more than the second: the first is warming up.
 const GROWTH_MAX: f64 = 1.1;
+/// Of what the broker has to complain of.
+const LOG_LINES_SHOWN: usize = 20;
 /// Devices, and as many local clients, by whose tokens everybody comes in.
 const IDENTITIES: usize = 10;
 
@@ -96,6 +98,10 @@ fn memory_and_descriptors_stay_where_they_are_while_clients_come_and_go() {
             tally.sessions_resumed,
             tally.ended_by_broker
         ));
+        let log = broker.log();
+        let reasons: Vec<&str> =
+            log.lines().filter(|line| line.contains("WARN")).take(LOG_LINES_SHOWN).collect();
+        tell(&reasons.join("\n"));
     }
     assert!(tally.lives >= plan.clients as u64 && tally.acknowledged > 0 && tally.received > 0);
     assert!(ended * 100 <= tally.lives, "the broker ended good clients: {:02x?}", tally.ended_by_broker);

@@ -7,15 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{
-    broker::{Broker, Setup},
-    client::{Client, Event},
-    home::{Device, clean_command, program, stderr, stdout},
-    namespace::{Kind, enter, enter_new},
-    packets::Connect,
-    tracer::Tracer,
-    wait::{SOON, until},
-    wire::{TELEMETRY, Version, publish},
+use crate::{
+    full_disk,
+    support::{
+        broker::{Broker, Setup},
+        client::{Client, Event},
+        home::{Device, stderr, stdout},
+        namespace::{Kind, enter_new},
+        packets::Connect,
+        tracer::Tracer,
+        wait::{SOON, until},
+        wire::{TELEMETRY, Version, publish},
+    },
 };
 
 use Version::{V5, V311};
@@ -267,12 +270,9 @@ fn the_data_directory_stays_within_max_bytes_and_the_newest_readings_stay() {
     assert_eq!(lost + broker.count("SELECT count(*) FROM journal"), last as i64, "each is counted");
 }
 
-/// Runs a subcommand among the mounts of the broker.
+/// Runs a subcommand among the mounts of the broker, which must succeed.
 fn inside(broker: &Broker, arguments: &[&str]) -> Output {
-    let words = enter(Kind::Mount, broker.pid());
-    let mut command = clean_command(&words[0]);
-    command.args(&words[1..]).arg(program()).args(arguments).arg("--data-dir").arg(broker.data_dir());
-    let output = command.output().expect("nsenter starts");
+    let output = full_disk::inside(broker, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
     output
 }

@@ -5,11 +5,22 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "each test binary uses its own part of the hub")]
+#[path = "../hub/mod.rs"]
+mod hub;
+#[allow(dead_code, reason = "each test binary uses its own part of the hub")]
+#[path = "../hub/served.rs"]
+mod served_hub;
+
 mod certificates;
 mod configuration;
 mod credentials;
+mod downlink;
 mod durability;
 mod durable_sessions;
+mod full_disk;
+mod gateways;
+mod learning;
 mod lifecycle;
 mod local_clients;
 mod not_offered;
@@ -23,3 +34,5 @@ mod status;
 mod systemd_unit;
 mod uplink;
 mod uplink_devices;
+mod uplink_hub;
+mod wall_clock;

@@ -14,7 +14,7 @@ fn a_subscription_is_refused_with_one_code_per_filter() {
     let device = broker.add_device("pump");
     // A-80 among them: no device ever reads another's topics.
     let filters = [
-        ("v1/devices/me/rpc/request/+", 1),
+        ("v1/devices/me/rpc/request/1", 1),
         ("#", 0),
         ("+/#", 2),
         ("v1/devices/+/telemetry", 1),

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::{
     broker::{Broker, Setup},
-    client::Client,
+    client::{Client, Event},
     home::{Device, Home, stderr, stdout},
     tracer::Tracer,
     wait::{SOON, until, until_true},
@@ -262,11 +262,14 @@ fn a_hub_that_cannot_be_reached_is_shown_with_the_backlog_and_no_more_once_it_ca
     assert_eq!((&report["uplink"]["oldest_s"], &report["dropped"]["too_old"]), (&Value::Null, &0.into()));
 }
 
+/// Between two rounds of what the broker tells.
+const TEN_SECONDS: Duration = Duration::from_secs(10);
+
 /// What comes before `last`, as topic, payload and whether RETAIN is set.
 fn told_until(client: &mut Client, last: &str) -> Vec<(String, String, bool)> {
     let mut told = Vec::new();
     while told.last().is_none_or(|(topic, _, _): &(String, String, bool)| topic != last) {
-        let reply = client.packet();
+        let Event::Packet(reply) = client.next(TEN_SECONDS + SOON) else { panic!("nothing more was told") };
         assert_eq!(reply.first & 0xFE, 0x30, "a PUBLISH of QoS 0, not {reply:?}");
         let (topic, payload) = reply.body[2..].split_at(usize::from(reply.body[1]));
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");

@@ -28,6 +28,9 @@ use Version::{V5, V311};
 /// Long enough for a few attempts that fail, with the waits between them.
 const AFTER_TROUBLE: Duration = Duration::from_secs(90);
 
+/// To a forebay, as one of its devices.
+const PLAIN: [&str; 3] = ["--plain", "--topic", TELEMETRY];
+
 /// A hub with one device for the gateway, and the gateway, whose readings come from `pump`.
 struct Site {
     hub: Broker,
@@ -45,7 +48,7 @@ impl Site {
 
     /// Sends readings to `url` from now on, as a device of that hub.
     fn set_uplink(&self, url: &str, further: &[&str]) {
-        set_uplink(&self.edge, url, &self.account, further);
+        set_uplink(&self.edge, url, &self.account.token, &[&PLAIN, further].concat());
     }
 
     /// Publishes readings `from..to`, each with a time of its own; all are acknowledged when this returns.
@@ -94,8 +97,9 @@ fn values(numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(|number| format!(r#"{{"n":{number}}}"#)).collect()
 }
 
-fn set_uplink(edge: &Broker, url: &str, account: &Device, further: &[&str]) {
-    let words = ["uplink", "set", url, "--plain", "--topic", TELEMETRY, "--token", "-"];
+/// Sends what `edge` has to `url` from now on, with this token.
+pub fn set_uplink(edge: &Broker, url: &str, token: &str, further: &[&str]) {
+    let words = ["uplink", "set", url, "--token", "-"];
     let mut command = edge.command(&[&words, further].concat());
     let mut child = command
         .stdin(Stdio::piped())
@@ -103,7 +107,7 @@ fn set_uplink(edge: &Broker, url: &str, account: &Device, further: &[&str]) {
         .stdout(Stdio::piped())
         .spawn()
         .expect("forebay starts");
-    writeln!(child.stdin.take().expect("it is piped"), "{}", account.token).expect("it listens");
+    writeln!(child.stdin.take().expect("it is piped"), "{token}").expect("it listens");
     let output = child.wait_with_output().expect("our child");
     assert!(output.status.success(), "{}", stderr(&output));
 }
@@ -210,7 +214,7 @@ fn the_uplink_is_moved_and_taken_away_while_the_broker_runs() {
     site.wait_for_answers();
     site.edge.must(&["uplink", "remove"]);
     site.publish(5..10);
-    set_uplink(&site.edge, &mqtt(other.plain()), &account, &[]);
+    set_uplink(&site.edge, &mqtt(other.plain()), &account.token, &PLAIN);
     until_true("the rest is at the other hub", SOON, || other.stored_values("gateway") == values(5..10));
     assert_eq!(site.numbers_at_hub(), values(0..5));
 }
@@ -256,14 +260,14 @@ fn a_token_file_others_may_read_stops_the_uplink_and_nothing_else() {
 }
 
 /// A mosquitto that lets everybody in.
-struct Mosquitto {
+pub struct Mosquitto {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     _home: Home,
 }
 
 impl Mosquitto {
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         if !installed("mosquitto") {
             skip("mosquitto is not installed");
             return None;

@@ -91,6 +91,7 @@ fn it_works_over_tls() {
 fn one_device_goes_as_itself_and_the_others_by_the_gateway() {
     let (hub, edge) = (Broker::start(), Broker::start());
     let account = hub.add_device("gateway");
+    hub.must(&["device", "set", "gateway", "--gateway", "on"]);
     let url = format!("mqtt://{}", hub.plain());
     with_input(&edge, &["uplink", "set", &url, "--token", "-"], &account.token);
     let pump = of_both(&hub, &edge, "pump", &["--forward-as-itself"]);
@@ -98,7 +99,8 @@ fn one_device_goes_as_itself_and_the_others_by_the_gateway() {
     publish(&edge, &fan, 0..5);
     publish(&edge, &pump, 0..10);
     arrived(&hub, "pump", 0..10);
-    // A forebay is no hub for gateways: what matters is that nobody else's readings came as the pump's.
+    arrived(&hub, "fan", 0..5);
+    assert_eq!(hub.count("SELECT count(*) FROM quarantine"), 0, "the gateway has not spoken for the pump");
     let list = edge.must(&["device", "list"]);
     assert_eq!(list.matches("as itself").count(), 1, "{list}");
 }

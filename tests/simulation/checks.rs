@@ -1,12 +1,17 @@
 //! What clients sent and were promised, held against what is on disk.
 
+mod clocks;
+mod uploads;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay::{
-    ids::DeviceName,
+    ids::{DeviceName, Seq},
     record::Record,
     store::{BufferReader, Query, StoreError, StoreOptions, StoredReading},
 };
+
+use rusqlite::{Connection, OpenFlags};
 
 use crate::machine::data_dir;
 
@@ -43,6 +48,8 @@ pub struct Sent {
     pub is_ordered: bool,
 }
 
+/// Values with this in them are not to the hub's taste.
+pub const POISON: &str = "poison";
 /// Where local clients are told what devices sent.
 pub const TELEMETRY_OF_DEVICES: &str = "devices/";
 
@@ -55,6 +62,18 @@ pub struct Ledger {
     wanted_by: BTreeMap<ReadingId, BTreeSet<usize>>,
     /// The latest reading each of them was told, by stream.
     told: BTreeMap<(usize, u64), u64>,
+    /// What the hub has, and what of that the disk knows.
+    pub hub: uploads::AtHub,
+    /// When readings were received, by the clocks of the machine.
+    pub clocks: clocks::Clocks,
+    /// Which reading lies, or lay, at which place of the journal.
+    places: BTreeMap<Seq, ReadingId>,
+    /// Those of them that are certainly on disk, unless they were removed.
+    sure_places: BTreeSet<Seq>,
+    /// Those that were found at a start, and may not have been there for good.
+    unsure_places: BTreeSet<Seq>,
+    /// Whether readings may go that nobody has: too old, or no room for them.
+    pub may_drop: bool,
     sent: BTreeMap<ReadingId, Sent>,
     /// PUBACKs for these have reached their senders.
     acked: BTreeSet<ReadingId>,
@@ -81,7 +100,14 @@ impl Ledger {
 
     /// The store says that the records are on disk.
     pub fn note_confirmed(&mut self, records: &[Record]) {
-        self.confirmed.extend(records.iter().filter_map(|record| ReadingId::found_in(&record.values)));
+        for record in records {
+            if let Some(id) = ReadingId::found_in(&record.values) {
+                self.confirmed.insert(id);
+                self.places.insert(record.seq, id);
+                self.sure_places.insert(record.seq);
+                self.clocks.note_received(id, record);
+            }
+        }
     }
 
     pub fn acked(&self) -> usize {
@@ -155,38 +181,61 @@ impl Ledger {
 
     // ---- what is on disk ----------------------------------------------------------------------------------
 
-    /// Reads the journal and checks that everything acknowledged is there, everything there was sent, as it was sent,
-    /// and in the order in which it was sent. Gives back how many rows there are.
-    pub fn check_journal(&mut self, options: &StoreOptions) -> Result<usize, String> {
-        let (found, corrupt_rows) = read_journal(options).map_err(|error| format!("cannot read: {error}"))?;
-        if corrupt_rows > 0 {
-            return Err(format!("{corrupt_rows} rows are damaged"));
-        }
+    /// Reads the journal and checks that everything acknowledged is there or has left it rightly, everything there was
+    /// sent, as it was sent, and in the order in which it was sent. Gives back the readings and their places.
+    pub fn check_journal(&self, options: &StoreOptions) -> Result<BTreeMap<Seq, ReadingId>, String> {
+        let disk = OnDisk::read(options)?;
         let mut first = BTreeSet::new();
         let mut latest = BTreeMap::new();
-        for reading in &found {
+        let mut rows = BTreeMap::new();
+        let earlier_are_gone = disk.readings.first().is_some_and(|reading| reading.seq > Seq(1));
+        for reading in &disk.readings {
             let (id, is_ordered) = self.check_row(reading)?;
+            rows.insert(reading.seq, id);
             let is_first = first.insert(id);
             if !is_ordered {
                 continue;
             }
             let latest = latest.entry(id.stream).or_insert(id.number);
-            if is_first && id.number < *latest {
+            // What stood before it may be gone.
+            let is_known = earlier_are_gone && self.confirmed.contains(&id);
+            if is_first && id.number < *latest && !is_known {
                 return Err(format!("ORDER: {id:?} comes after number {latest}"));
             }
             *latest = id.number.max(*latest);
         }
-        if let Some(gap) = found.windows(2).find(|pair| pair[1].seq <= pair[0].seq) {
+        if let Some(gap) = disk.readings.windows(2).find(|pair| pair[1].seq <= pair[0].seq) {
             return Err(format!("ORDER: place {} is not after {}", gap[1].seq.0, gap[0].seq.0));
         }
-        if let Some(lost) = self.acked.iter().find(|id| !first.contains(id)) {
+        let may_go = |(seq, _): &(Seq, ReadingId)| self.may_drop || self.hub.is_settled(*seq);
+        let gone: BTreeSet<ReadingId> = self.gone(&rows).filter(may_go).map(|(_, id)| id).collect();
+        if let Some(lost) = self.acked.iter().find(|id| !first.contains(id) && !gone.contains(id)) {
             return Err(format!(
                 "LOST: {lost:?} was acknowledged and is not in the journal of {} rows",
-                found.len()
+                rows.len()
             ));
         }
-        self.confirmed.extend(first);
-        Ok(found.len())
+        self.check_gone(&rows, &disk)?;
+        Ok(rows)
+    }
+
+    /// What the program finds in the journal when it starts.
+    pub fn note_found(&mut self, rows: BTreeMap<Seq, ReadingId>) {
+        self.confirmed.extend(rows.values());
+        for (seq, id) in &rows {
+            if !self.sure_places.contains(seq) {
+                self.clocks.note_found(*id);
+                self.unsure_places.insert(*seq);
+            }
+        }
+        self.places.retain(|seq, _| self.sure_places.contains(seq));
+        self.places.extend(rows);
+    }
+
+    /// Places of readings that were certainly on disk and are not.
+    fn gone(&self, rows: &BTreeMap<Seq, ReadingId>) -> impl Iterator<Item = (Seq, ReadingId)> {
+        let sure = self.sure_places.iter().map(|seq| (*seq, self.places[seq]));
+        sure.filter(|(seq, _)| !rows.contains_key(seq))
     }
 
     fn check_row(&self, reading: &StoredReading) -> Result<(ReadingId, bool), String> {
@@ -208,10 +257,41 @@ impl Ledger {
     }
 }
 
+/// What the journal holds.
+struct OnDisk {
+    readings: Vec<StoredReading>,
+    /// How many readings it says were dropped: too old or without room; and rejected, without room for those.
+    dropped: u64,
+    rejected_dropped: u64,
+    /// How many it keeps of those the hub rejected.
+    rejected: u64,
+}
+
+impl OnDisk {
+    fn read(options: &StoreOptions) -> Result<Self, String> {
+        let readings = read_journal(options).map_err(|error| format!("cannot read: {error}"))?;
+        let counts =
+            read_counts(options).map_err(|error| format!("cannot read what was removed: {error}"))?;
+        let [dropped, rejected_dropped, rejected] = counts.map(i64::unsigned_abs);
+        match readings {
+            (readings, 0) => Ok(Self { readings, dropped, rejected_dropped, rejected }),
+            (_, corrupt_rows) => Err(format!("{corrupt_rows} rows are damaged")),
+        }
+    }
+}
+
 fn read_journal(options: &StoreOptions) -> Result<(Vec<StoredReading>, u64), StoreError> {
     let reader = BufferReader::open(&data_dir(), options)?;
-    let all =
-        Query { after: forebay::ids::Seq(0), device: None, since: None, limit: usize::MAX, newest: false };
+    let all = Query { after: Seq(0), device: None, since: None, limit: usize::MAX, newest: false };
     let found = reader.read(&all)?;
     Ok((found, reader.corrupt_rows()))
+}
+
+fn read_counts(options: &StoreOptions) -> rusqlite::Result<[i64; 3]> {
+    let vfs = options.vfs.expect("a simulated disk");
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let db = Connection::open_with_flags_and_vfs(data_dir().buffer_path(), flags, vfs)?;
+    let counts = "SELECT coalesce((SELECT too_old + no_space FROM removed), 0),
+        coalesce((SELECT rejected FROM removed), 0), (SELECT count(*) FROM rejected)";
+    db.query_row(counts, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))
 }

@@ -1,12 +1,12 @@
 //! Positive controls: broken on purpose, and the simulator must say so.
 
 use crate::{
-    gateway::{Omission, Sabotage},
+    sabotage::{Omission, Sabotage},
     world::{Cast, Plan, World},
 };
 
 /// Seeds within which a control must be caught.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 300;
 
 /// The first seed that says one of the `words` of what was done on purpose.
 fn caught(sabotage: Sabotage, cast: Cast, words: &[&str]) {
@@ -45,4 +45,25 @@ fn changes_of_sessions_that_are_left_out_are_noticed() {
     ] {
         caught(Sabotage::LeaveOut(omission), Cast::LocalClients, &[words]);
     }
+}
+
+#[test]
+fn readings_settled_before_they_are_acknowledged_are_noticed() {
+    caught(Sabotage::SettleUnacknowledged, Cast::Drawn, &["is settled and the hub does not have it"]);
+}
+
+#[test]
+fn rejected_readings_that_are_settled_like_any_other_are_noticed() {
+    caught(Sabotage::ForgetRejected, Cast::Drawn, &["is settled and the hub does not have it"]);
+}
+
+#[test]
+fn a_hub_that_acknowledges_what_it_drops_is_noticed() {
+    caught(Sabotage::HubThatLies, Cast::Drawn, &["is settled and the hub does not have it"]);
+}
+
+#[test]
+fn readings_that_leave_the_journal_unsettled_or_uncounted_are_noticed() {
+    caught(Sabotage::RemoveUnsettled, Cast::Drawn, &["was acknowledged", "GONE"]);
+    caught(Sabotage::ForgetDropped, Cast::Drawn, &["GONE"]);
 }

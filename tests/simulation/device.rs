@@ -7,7 +7,7 @@ use forebay::ids::DeviceName;
 
 use crate::{
     chance::Chance,
-    checks::{FIRST_WILL_STREAM, Ledger, ReadingId, Sent},
+    checks::{FIRST_WILL_STREAM, Ledger, POISON, ReadingId, Sent},
     faults::Faults,
     network::{KeepAlive, LinkId, Network, Read},
     operator::Operator,
@@ -24,6 +24,9 @@ const PATIENCE: u64 = 20 * SECOND;
 /// How long it goes on without reading, when it has stopped.
 const DEAF_FOR: u64 = 100 * SECOND;
 
+/// What a publisher of 5.0 is told when there is no room.
+const QUOTA_EXCEEDED: u8 = 0x97;
+
 /// What a client needs of the world to act.
 pub struct Surroundings<'a> {
     pub now: u64,
@@ -37,6 +40,12 @@ pub struct Surroundings<'a> {
     pub registry_unread_at: u64,
     /// Whether new messages are made.
     pub is_publishing: bool,
+    /// Most readings in one message.
+    pub readings_max: u64,
+    /// Whether the broker may refuse readings for want of room.
+    pub may_be_refused: bool,
+    /// Whether some readings are such that the hub does not take them.
+    pub with_poison: bool,
     /// Whether the broker may end a session because more waits for it than may.
     pub sessions_may_end: bool,
 }
@@ -86,6 +95,7 @@ pub struct Client {
     deaf_until: u64,
     next_number: u64,
     next_will: u64,
+    has_sent_poison: bool,
     next_packet_id: u16,
     last_sent: u64,
     last_heard: u64,
@@ -113,6 +123,7 @@ impl Client {
             deaf_until: 0,
             next_number: 1,
             next_will: 1,
+            has_sent_poison: false,
             next_packet_id: 0,
             last_sent: 0,
             last_heard: 0,
@@ -300,9 +311,16 @@ impl Client {
         is_ordered: bool,
         around: &mut Surroundings<'_>,
     ) -> (&'static str, String, Vec<ReadingId>) {
-        let count = if self.chance.below(4) == 0 { self.chance.between(2, 4) } else { 1 };
-        let filler =
-            "x".repeat(if self.chance.below(10) == 0 { 150 } else { self.chance.below(12) } as usize);
+        // One for each client: it takes a hub's closing of connections to find them, and long pauses.
+        let is_poison = around.with_poison && !self.has_sent_poison && self.chance.below(30) == 0;
+        self.has_sent_poison |= is_poison;
+        let is_array = !is_poison && self.chance.below(4) == 0;
+        let count = if is_array { self.chance.between(2, around.readings_max) } else { 1 };
+        let filler = if is_poison {
+            POISON.to_owned()
+        } else {
+            "x".repeat(if self.chance.below(10) == 0 { 150 } else { self.chance.below(12) } as usize)
+        };
         let mut readings = Vec::new();
         let mut elements = Vec::new();
         for _ in 0..count {
@@ -418,6 +436,11 @@ impl Client {
         self.sent -= 1;
         if message.packet_id != Some(packet_id) {
             return Err(format!("a PUBACK for {packet_id} where {:?} was due", message.packet_id));
+        }
+        if code == QUOTA_EXCEEDED && around.may_be_refused {
+            note!(around.trace, "{}/{}: there is no room for {packet_id}", self.name, self.stream);
+            around.trace.count("readings that are refused");
+            return Ok(());
         }
         if !message.readings.is_empty() && code != 0 {
             return Err(format!("readings were refused with {code:#04x}"));

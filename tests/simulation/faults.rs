@@ -33,6 +33,8 @@ pub struct Faults {
     pub kills: Rate,
     /// The program is stopped and started in good order, perhaps with other limits.
     pub restarts: Rate,
+    /// The hub, or the way to it, goes wrong.
+    pub upstream: Rate,
     /// A call to the disk begins a row of failures.
     pub io_errors: Rate,
     /// Longest row of failing calls.
@@ -64,6 +66,7 @@ impl Faults {
             power_cuts: rate(chance, 60_000),
             kills: rate(chance, 30_000),
             restarts: rate(chance, 20_000),
+            upstream: rate(chance, 150_000),
             io_errors: rate(chance, 8_000),
             io_errors_in_a_row: chance.between(1, 12),
             sync_failure: *chance.pick(&LOSSES),
@@ -93,6 +96,7 @@ impl Faults {
             power_cuts: 0,
             kills: 0,
             restarts: 0,
+            upstream: 0,
             io_errors: 0,
             io_errors_in_a_row: 1,
             sync_failure: Loss::All,

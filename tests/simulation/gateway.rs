@@ -1,6 +1,10 @@
 //! The broker and its stores, driven as the event loop drives them: the same chapters in the same order, with the
 //! simulated network for sockets. Written once; whoever changes `src/event_loop` changes this.
 
+mod bounds;
+mod house;
+mod uplink;
+
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use forebay::{
@@ -10,11 +14,8 @@ use forebay::{
     ids::ConnId,
     limits::{ACCEPTS_PER_TURN, Limits, READ_BYTES_PER_TURN},
     record::Record,
-    session::{
-        Batch, CloseReason,
-        durable::{Change, Recovered},
-    },
-    store::{BootId, Buffer, Registry, StoreError, StoreOptions},
+    session::{Batch, CloseReason, durable::Recovered},
+    store::{BootId, Budget, Buffer, Registry, StoreError, StoreOptions},
 };
 
 use crate::{
@@ -22,8 +23,12 @@ use crate::{
     disk::Disk,
     machine::data_dir,
     network::{LinkId, Network, Read},
+    sabotage::Sabotage,
     trace::{Trace, note},
+    uploading::Uploading,
+    upstream::Upstream,
 };
+use house::House;
 
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -32,42 +37,6 @@ const RUNNING_NOTE: Duration = Duration::from_secs(600);
 
 /// What is counted whenever it is in doubt what is on disk.
 pub const STORE_FAILURE: &str = "a store that is out of order";
-
-/// What can be done wrong on purpose, to show that it is noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
-    None,
-    /// Answers leave before the commit they answer for.
-    AnswerBeforeCommit,
-    /// Commits are not flushed.
-    CommitWithoutFlush,
-    /// Some change of a session is left out of every batch.
-    LeaveOut(Omission),
-}
-
-/// What is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Omission {
-    Subscriptions,
-    Deliveries,
-    Acknowledged,
-    Unreleased,
-    Retained,
-    Wills,
-}
-
-impl Omission {
-    fn concerns(self, change: &Change) -> bool {
-        match self {
-            Self::Subscriptions => matches!(change, Change::Subscribed { .. }),
-            Self::Deliveries => matches!(change, Change::Queued(_)),
-            Self::Acknowledged => matches!(change, Change::Delivered(_) | Change::Received(_)),
-            Self::Unreleased => matches!(change, Change::Unreleased { .. }),
-            Self::Retained => matches!(change, Change::Retained(_)),
-            Self::Wills => matches!(change, Change::Will { .. }),
-        }
-    }
-}
 
 /// The chapter of a turn at whose end the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +54,14 @@ pub enum Turn {
     PowerLost,
 }
 
+/// How it is set up.
+#[derive(Clone)]
+pub struct Setup {
+    pub limits: Limits,
+    pub budget: Budget,
+    pub sabotage: Sabotage,
+}
+
 /// What a turn works with.
 pub struct Room<'a> {
     pub now: Now,
@@ -95,6 +72,8 @@ pub struct Room<'a> {
     pub network: &'a mut Network,
     pub ledger: &'a mut Ledger,
     pub trace: &'a mut Trace,
+    /// The hub, if there is one.
+    pub upstream: Option<&'a mut Upstream>,
     /// When the registry could last not be read.
     pub registry_unread_at: &'a mut u64,
 }
@@ -129,6 +108,10 @@ pub struct Gateway {
     clock_check: Option<Mono>,
     running_note: Mono,
     registry_check: bool,
+    house: House,
+    uploading: Option<Uploading>,
+    /// When its beginning is tried again.
+    begin_again: Option<Mono>,
     /// Readings of a commit that failed, until it is known whether they are on disk.
     doubtful: Vec<Record>,
     sabotage: Sabotage,
@@ -143,14 +126,14 @@ pub struct Gateway {
 impl Gateway {
     /// Starts as `event_loop/startup.rs` does.
     pub fn start(
-        limits: Limits,
+        setup: &Setup,
         options: &StoreOptions,
         boot: &BootId,
         now: Now,
         clock: ClockState,
         seed: u64,
-        sabotage: Sabotage,
     ) -> Result<Self, StoreError> {
+        let limits = setup.limits.clone();
         let registry = Registry::open(&data_dir(), options)?;
         let mut buffer = Buffer::open(&data_dir(), options, boot, now, clock)?;
         let broker = new_broker(limits.clone(), registry.identities()?, buffer.recover()?, seed, now);
@@ -168,8 +151,11 @@ impl Gateway {
             clock_check: Some(now.mono + CLOCK_CHECK),
             running_note: now.mono + RUNNING_NOTE,
             registry_check: false,
+            house: House::new(setup.budget, now.mono),
+            uploading: None,
+            begin_again: None,
             doubtful: Vec::new(),
-            sabotage,
+            sabotage: setup.sabotage,
             power_goes: None,
             quarantine_max,
             broken: None,
@@ -188,7 +174,8 @@ impl Gateway {
 
     /// When the loop wakes up of its own accord.
     pub fn next_deadline(&self) -> Option<Mono> {
-        let own = [self.retry_at, self.clock_check, Some(self.running_note)];
+        let uplink = self.uploading.as_ref().and_then(|uploading| uploading.due(self.buffer.is_open()));
+        let own = [self.retry_at, self.clock_check, Some(self.running_note), self.house.at, uplink];
         own.into_iter().flatten().chain(self.broker.poll_timeout()).min()
     }
 
@@ -206,6 +193,7 @@ impl Gateway {
             self.reload_registry(room);
         }
         self.read(room);
+        self.read_uplink(room);
         self.broker.handle_timeout(room.now);
         if self.is_cut(Moment::BeforeCommit, room) {
             return Turn::PowerLost;
@@ -215,6 +203,7 @@ impl Gateway {
             return Turn::PowerLost;
         }
         self.write(room);
+        self.drive_uplink(room);
         self.close(room);
         self.keep_house(room);
         self.check_silence(room);
@@ -231,6 +220,7 @@ impl Gateway {
         self.commit(room);
         self.broker.handle_shutdown(room.now);
         self.commit(room);
+        self.stop_uplink(room);
         self.write(room);
         self.close(room);
         if let Some(seen) = self.broker.poll_seen() {
@@ -317,7 +307,12 @@ impl Gateway {
 
     /// Gives back whether there was something to commit, and it was.
     fn commit(&mut self, room: &mut Room<'_>) -> bool {
-        let Some((through, mut batch)) = self.broker.poll_commit() else { return false };
+        let Some((through, mut batch)) = self.broker.poll_commit() else {
+            let due = self.poll_due_settlement();
+            self.commit_settlement(due, room);
+            return false;
+        };
+        batch.settlements = self.poll_settlement().into_iter().collect();
         if let Sabotage::LeaveOut(omission) = self.sabotage {
             batch.changes.retain(|change| !omission.concerns(change));
         }
@@ -325,11 +320,16 @@ impl Gateway {
             self.broker.handle_committed(through, room.now);
             room.ledger.note_confirmed(&batch.records);
             self.write(room);
-            return self.buffer.append(&batch).is_ok();
+            let stored = self.append(&batch, room).is_ok();
+            self.note_settled(&batch, stored, room);
+            return stored;
         }
-        match self.buffer.append(&batch) {
+        let outcome = self.append(&batch, room);
+        self.note_settled(&batch, outcome.is_ok(), room);
+        match outcome {
             Ok(()) => {
                 self.broker.handle_committed(through, room.now);
+                self.note_stored(room);
                 note!(room.trace, "{} is on disk", words(&batch));
                 room.ledger.note_confirmed(&batch.records);
                 true
@@ -364,6 +364,8 @@ impl Gateway {
                 self.doubtful.retain(|record| record.seq <= last_seq);
                 room.ledger.note_confirmed(&std::mem::take(&mut self.doubtful));
                 self.broker.handle_store_ready(recovered, room.now);
+                self.note_stored(room);
+                self.house.arm(room.now.mono);
                 self.retry_at = None;
                 self.retry_wait = Duration::ZERO;
             }
@@ -444,6 +446,9 @@ impl Gateway {
         if self.running_note <= room.now.mono {
             self.note_running(room);
         }
+        if self.house.at.is_some_and(|at| at <= room.now.mono) {
+            self.keep_store(room);
+        }
         if let Some(seen) = self.broker.poll_seen() {
             // Only a note for people.
             let _ = self.registry.note_seen(&seen);
@@ -465,72 +470,17 @@ impl Gateway {
         let clock = room.clock;
         let noted = self.buffer.set_clock(clock).is_ok();
         note!(room.trace, "the clock is {clock:?}, noted {noted}");
+        if noted {
+            room.ledger.clocks.note_noted(clock);
+        }
+        if let Some(uploading) = self.uploading.as_mut().filter(|_| noted) {
+            uploading.uplink.handle_clock(clock.synchronised, room.now);
+        }
         if !noted && self.broker.is_storing() && !self.buffer.is_open() {
             room.trace.count("a clock that cannot be noted");
             self.fail_store(room);
         }
         self.clock_check = (!noted || !clock.synchronised).then_some(room.now.mono + CLOCK_CHECK);
-    }
-
-    // ---- bounds -------------------------------------------------------------------------------------------
-
-    /// Nobody is cut off who kept in touch.
-    fn check_timeout(&mut self, socket: &Socket, reason: CloseReason, room: &Room<'_>) {
-        let silence = room.now.mono.since(socket.last_drained);
-        if let Some(longest) = self.longest_silence(socket.link, room.network)
-            && reason == CloseReason::KeepAliveTimeout
-            && silence < longest
-        {
-            self.broken =
-                Some(format!("KEEP-ALIVE: {:?} was closed after {silence:?} of {longest:?}", socket.conn));
-        }
-    }
-
-    /// Nobody is kept who is silent for too long. [MQTT-3.1.2-24]
-    fn check_silence(&mut self, room: &Room<'_>) {
-        for socket in self.sockets.values() {
-            let silence = room.now.mono.since(socket.last_read);
-            if let Some(longest) = self.longest_silence(socket.link, room.network)
-                && silence > longest + PUT_OFF_MAX
-            {
-                self.broken =
-                    Some(format!("KEEP-ALIVE: {:?} is silent for {silence:?} of {longest:?}", socket.conn));
-            }
-        }
-    }
-
-    fn longest_silence(&self, link: LinkId, network: &Network) -> Option<Duration> {
-        let keep_alive = network.keep_alive(link)?;
-        let own = u64::from(keep_alive.seconds);
-        let seconds =
-            if keep_alive.may_be_shortened { own.min(self.limits.keep_alive_max_s.into()) } else { own };
-        Some(Duration::from_millis(seconds * 1500))
-    }
-
-    /// Nothing has grown beyond its bound, and nothing took too long or too short a time.
-    pub fn check_bounds(&mut self) -> Result<(), String> {
-        if let Some(words) = self.broken.take() {
-            return Err(words);
-        }
-        let connections = self.broker.connection_count();
-        if connections > self.limits.connections as usize {
-            return Err(format!("BOUND: {connections} connections"));
-        }
-        if connections != self.sockets.len() {
-            return Err(format!("LEAK: {connections} connections and {} sockets", self.sockets.len()));
-        }
-        // One portion is answered before the queue is looked at again, and what was held is released at once.
-        let outbox_max = self.limits.outbox_bytes as usize + 2 * READ_BYTES_PER_TURN;
-        for socket in self.sockets.values() {
-            let waiting = self.broker.output(socket.conn).map_or(0, |outbox| outbox.len());
-            if waiting > outbox_max {
-                return Err(format!("BOUND: {waiting} bytes wait for {:?}", socket.conn));
-            }
-        }
-        match self.buffer.quarantine_len() {
-            Ok(rows) if rows > self.quarantine_max => Err(format!("BOUND: {rows} payloads in quarantine")),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! The proof of the promise, on a machine that is made of memory: the real core and the real store on a disk that fails
-//! and loses power, with devices, local clients, a network, a clock and an operator that all go wrong.
+//! and loses power, with devices, local clients, a network, a hub, a clock and an operator that all go wrong.
 //!
 //! ```text
 //! cargo test --test simulation                                               about a minute
@@ -9,7 +9,8 @@
 //! SIM_THOROUGH=1 cargo test --test simulation exhaustive                     every single operation
 //! ```
 //!
-//! `disk/` is the disk, `exhaustive/` walks through short scripts operation by operation, the rest is the simulator.
+//! `disk/` is the disk, `exhaustive/` walks through short scripts operation by operation, `../uplink/hub.rs` is the hub,
+//! the rest is the simulator.
 
 mod chance;
 mod checks;
@@ -21,25 +22,31 @@ mod faults;
 mod follower;
 mod found;
 mod gateway;
+#[allow(dead_code, reason = "each test binary uses its own part of the model")]
+#[path = "../hub/mod.rs"]
+mod hub;
 mod line;
 mod local;
 mod machine;
 mod network;
 mod operator;
 mod post;
+mod sabotage;
 #[allow(dead_code, reason = "each test binary uses its own part of the support")]
 #[path = "../support/session_half.rs"]
 mod session_half;
 mod settings;
 mod stranger;
 mod trace;
+mod uploading;
+mod upstream;
 mod visitor;
 mod wire;
 mod world;
 
 use std::time::Instant;
 
-use gateway::Sabotage;
+use sabotage::Sabotage;
 use settings::Settings;
 use world::{Cast, Plan, Summary, World};
 
@@ -76,16 +83,33 @@ const TO_BE_MET: &[&str] = &[
     "a commit that fails",
     "a delivery of QoS 2",
     "a full disk",
+    "a hub that answers late",
+    "a hub that cannot keep readings",
+    "a hub that does not acknowledge",
+    "a hub that does not answer",
+    "a hub that is not reached",
+    "a hub that is starting",
+    "a hub that refuses the token",
+    "a hub that restarts",
+    "a message the hub does not take",
+    "a message the hub takes",
     "a power cut before a commit",
     "a power cut between a commit and its answers",
     "a power cut between two turns",
     "a reader beside the broker",
     "a reading that is told",
+    "a reading the hub has rejected",
+    "a reading under suspicion",
     "a registry that cannot be read",
     "a retained message that is found",
     "a session that is found again",
+    "a settlement on disk",
+    "a settlement that is not stored",
     "a start that fails",
     "a store that cannot be opened again",
+    "a way to the hub that is cut",
+    "a way to the hub that is half open",
+    "a way to the hub that stalls",
     "a will that arrives",
     "connect timeout",
     "credentials changed",
@@ -93,7 +117,12 @@ const TO_BE_MET: &[&str] = &[
     "made room",
     "malformed",
     "queue full",
+    "readings that are dropped for their age",
+    "readings that are dropped for want of room",
+    "readings that are removed after their upload",
     "refused",
+    "space put by that is given up",
+    "space that is put by",
     "store failed",
     "taken over",
     "too many of device",

@@ -3,7 +3,9 @@
 //! Two phases: things go wrong, and after every step nothing promised may be broken; then everything is healed, and
 //! everything must drain.
 
+mod drawing;
 mod inspection;
+mod meddling;
 mod power;
 
 use std::{
@@ -11,7 +13,10 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use forebay::{limits::Limits, store::StoreOptions};
+use forebay::{
+    limits::Limits,
+    store::{Budget, Policy, StoreOptions},
+};
 
 use crate::{
     chance::Chance,
@@ -20,16 +25,19 @@ use crate::{
     disk::Disk,
     faults::Faults,
     follower::Follower,
-    gateway::{Gateway, STORE_FAILURE, Sabotage},
+    gateway::{Gateway, STORE_FAILURE},
     local::Local,
     machine::{self, Locking},
     network::Network,
     operator::Operator,
     post::Post,
+    sabotage::Sabotage,
     stranger::Strangers,
     trace::{Trace, note},
+    upstream::Upstream,
     visitor::Visitor,
 };
+use drawing::{draw_budget, draw_limits, may_drop};
 
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000_000;
@@ -97,12 +105,16 @@ pub struct World {
     locals: Vec<Local>,
     visitor: Option<Visitor>,
     post: Post,
+    upstream: Option<Upstream>,
     strangers: Strangers,
     operator: Operator,
     follower: Follower,
     ledger: Ledger,
+    /// Whether devices send many readings at once.
+    is_chatty: bool,
     gateway: Option<Gateway>,
     limits: Limits,
+    budget: Budget,
     /// Whether sessions have had so little room that one may be over.
     sessions_may_end: bool,
     registry_unread_at: u64,
@@ -114,6 +126,8 @@ pub struct World {
     clock: WallClock,
     space_back_at: Option<u64>,
     is_healed: bool,
+    /// Everything has drained but what is on its way to the hub.
+    only_hub_lacks: bool,
     summary: Summary,
     trace: Trace,
     disk: Disk,
@@ -146,9 +160,14 @@ impl World {
         let locals: Vec<Local> =
             (0..locals).map(|number| Local::new(number as usize, chance.split(), &mut post)).collect();
         let visitor = (!locals.is_empty()).then(|| Visitor::new(chance.split()));
+        let upstream = chance.coin().then(|| Upstream::new(plan.sabotage, chance.split()));
         let strangers = Strangers::new(chance.split());
         let follower = Follower::new(chance.split());
         let limits = draw_limits(&mut chance);
+        let is_chatty = locals.is_empty() && chance.below(4) == 0;
+        let budget = draw_budget(is_chatty, &mut chance);
+        let mut ledger = Ledger::default();
+        ledger.may_drop = may_drop(&budget);
         Self {
             plan,
             chance,
@@ -160,13 +179,16 @@ impl World {
             locals,
             visitor,
             post,
+            upstream,
             strangers,
             operator,
             follower,
-            ledger: Ledger::default(),
+            ledger,
+            is_chatty,
             gateway: None,
             sessions_may_end: limits.client_queue_messages < QUEUE_MESSAGES_ENOUGH,
             limits,
+            budget,
             registry_unread_at: 0,
             store_failures: 0,
             starts_at: 0,
@@ -175,6 +197,7 @@ impl World {
             clock: WallClock { offset_ms: 0, synchronised: false },
             space_back_at: None,
             is_healed: false,
+            only_hub_lacks: false,
             summary: Summary::default(),
             trace: Trace::new(),
             disk,
@@ -198,8 +221,9 @@ impl World {
     fn report(&self, words: &str) -> String {
         let Plan { seed, steps, many_cuts, .. } = self.plan;
         let test = if many_cuts { "hundred_thousand_power_cuts" } else { "whatever_goes_wrong" };
+        let hub = self.upstream.as_ref().map(Upstream::situation).unwrap_or_default();
         format!(
-            "seed {seed}, step {}: {words}\n{}\nfaults: {:?}\nreplay: SIM_SEED={seed} SIM_SEEDS=1 SIM_STEPS={steps} \
+            "seed {seed}, step {}: {words}\n{}\nhub: {hub}\nfaults: {:?}\nreplay: SIM_SEED={seed} SIM_SEEDS=1 SIM_STEPS={steps} \
              cargo test --test simulation -- --include-ignored --nocapture {test}\n",
             self.step,
             self.trace.tail(),
@@ -227,7 +251,11 @@ impl World {
         self.heal();
         for _ in 0..DRAIN_STEPS {
             self.take_step()?;
-            if self.unfinished().is_empty() {
+            if !self.unfinished_here().is_empty() {
+                continue;
+            }
+            self.only_hub_lacks = self.lacking_at_hub().is_some();
+            if !self.only_hub_lacks {
                 return Ok(());
             }
         }
@@ -236,6 +264,10 @@ impl World {
 
     /// What has not drained yet, in words.
     fn unfinished(&self) -> Vec<String> {
+        self.unfinished_here().into_iter().chain(self.lacking_at_hub()).collect()
+    }
+
+    fn unfinished_here(&self) -> Vec<String> {
         let devices = self.clients.iter().filter(|client| !client.is_done()).map(Client::situation);
         let locals = self.locals.iter().filter(|local| !local.is_done()).map(Local::situation);
         let visitor = self.visitor.iter().filter(|visitor| !visitor.is_done()).map(Visitor::situation);
@@ -243,12 +275,24 @@ impl World {
         devices.chain(locals).chain(visitor).chain(missing.into_iter().flatten()).collect()
     }
 
+    fn lacking_at_hub(&self) -> Option<String> {
+        self.upstream.as_ref().and_then(|_| self.ledger.missing_at_hub())
+    }
+
+    /// What is under suspicion is judged beside others: life goes on a little while the hub lacks something.
+    fn is_publishing(&self) -> bool {
+        !self.is_healed || self.only_hub_lacks && self.step.is_multiple_of(32)
+    }
+
     /// Stops in good order, and looks at what is left.
     fn settle(&mut self) -> Result<(), String> {
         self.follower.leave();
         self.stop_in_order();
         self.check_files()?;
-        self.summary.rows = self.ledger.check_journal(&self.options())? as u64;
+        if let Some(lanes) = self.upstream.as_ref().and_then(Upstream::lanes) {
+            self.ledger.check_upload_order(lanes)?;
+        }
+        self.summary.rows = self.ledger.check_journal(&self.options())?.len() as u64;
         Ok(())
     }
 
@@ -257,6 +301,7 @@ impl World {
         self.is_healed = true;
         self.faults = Faults::none();
         self.limits = Limits::default();
+        self.budget = Budget { max_bytes: u64::MAX, keep_free: 0, ..self.budget };
         self.revive_disk_if_gone();
         {
             let mut storage = self.disk.storage();
@@ -271,6 +316,7 @@ impl World {
         self.network.heal(self.now);
         self.clients.iter_mut().for_each(Client::heal);
         self.locals.iter_mut().for_each(Local::heal);
+        self.upstream.iter_mut().for_each(Upstream::heal);
         self.visitor.iter_mut().for_each(Visitor::heal);
         if let Some(gateway) = &mut self.gateway {
             gateway.power_goes = None;
@@ -287,6 +333,7 @@ impl World {
         self.pass_time();
         self.trace.set_time(self.step, self.now);
         self.let_things_go_wrong()?;
+        self.note_clock();
         self.operate();
         self.let_peers_act()?;
         self.run_gateway()?;
@@ -299,6 +346,7 @@ impl World {
             gateway.check_bounds()?;
         }
         self.check_log_size()?;
+        self.meddle();
         if self.chance.happens(COPIES_EXAMINED) {
             self.examine_copy()?;
         }
@@ -307,6 +355,7 @@ impl World {
 
     fn pass_time(&mut self) {
         let ahead = match self.chance.below(20) {
+            _ if self.only_hub_lacks => self.chance.between(MS, 5 * SECOND),
             0..15 => self.chance.between(MS, 30 * MS),
             15..19 => self.chance.between(30 * MS, 500 * MS),
             _ => self.chance.between(500 * MS, 5 * SECOND),
@@ -314,6 +363,8 @@ impl World {
         let then = self.now + ahead;
         let deadline =
             self.gateway.as_ref().and_then(Gateway::next_deadline).map(|at| at.0 + self.boot_began);
+        let arrival = self.upstream.as_ref().and_then(Upstream::next_arrival);
+        let deadline = deadline.into_iter().chain(arrival).min();
         // The loop wakes up for what is due; now and then the process is not scheduled in time.
         self.now = match deadline {
             Some(at) if at < then && self.chance.below(10) > 0 => at.max(self.now + MS),
@@ -381,6 +432,10 @@ impl World {
     fn let_peers_act(&mut self) -> Result<(), String> {
         let token = self.operator.token_told(0).to_owned();
         self.strangers.act(self.faults.strangers, &token, &mut self.network, self.now, &mut self.trace);
+        if let Some(upstream) = &mut self.upstream {
+            upstream.act(&self.faults, self.now, &mut self.ledger, &mut self.trace)?;
+        }
+        let is_publishing = self.is_publishing();
         let mut around = Surroundings {
             now: self.now,
             network: &mut self.network,
@@ -390,7 +445,10 @@ impl World {
             operator: &self.operator,
             faults: &self.faults,
             registry_unread_at: self.registry_unread_at,
-            is_publishing: !self.is_healed,
+            is_publishing,
+            readings_max: if self.is_chatty { 120 } else { 4 },
+            may_be_refused: self.budget.policy == Policy::RefuseNew,
+            with_poison: !self.is_healed && self.upstream.as_ref().is_some_and(Upstream::minds_poison),
             sessions_may_end: self.sessions_may_end,
         };
         if self.plan.cast != Cast::LocalClients {
@@ -412,28 +470,6 @@ impl Drop for World {
 fn options(disk: &Disk, limits: &Limits, sabotage: Sabotage) -> StoreOptions {
     let weakened = sabotage == Sabotage::CommitWithoutFlush;
     machine::options(disk, Locking::Shared, limits.quarantine_rows, weakened)
-}
-
-/// The defaults, or much smaller ones.
-fn draw_limits(chance: &mut Chance) -> Limits {
-    let mut limits = Limits::default();
-    if chance.coin() {
-        return limits;
-    }
-    limits.connections = chance.between(6, 20) as u32;
-    limits.connections_per_device = chance.between(1, 3) as u32;
-    limits.connections_unauthenticated = chance.between(1, 5) as u32;
-    limits.receive_maximum = chance.between(2, 6) as u32;
-    limits.outbox_bytes = 1024;
-    limits.commit_wait_ms = chance.between(0, 2_000) as u32;
-    limits.commit_records = chance.between(1, 10) as u32;
-    limits.quarantine_rows = chance.between(1, 4) as u32;
-    limits.keep_alive_max_s = chance.between(10, 60) as u32;
-    limits.window = chance.between(1, 4) as u32;
-    if chance.below(3) == 0 {
-        limits.client_queue_messages = chance.between(3, 12) as u32;
-    }
-    limits
 }
 
 impl Summary {

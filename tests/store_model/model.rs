@@ -258,6 +258,14 @@ impl Devices {
         Outcome::Done
     }
 
+    pub fn set_gateway(&mut self, name: &DeviceName, is_gateway: bool) -> Outcome {
+        let Some(device) = self.by_name.get_mut(name) else { return Outcome::NotFound };
+        if device.role.is_device() {
+            device.role = if is_gateway { Role::Gateway } else { Role::Device };
+        }
+        Outcome::Done
+    }
+
     pub fn remove(&mut self, name: &DeviceName) -> Outcome {
         match self.by_name.remove(name) {
             None => Outcome::NotFound,

@@ -57,7 +57,7 @@ impl<'a> Both<'a> {
         let token = TokenHash::of(&format!("token-{}", self.chance.below(8)));
         let now = Wall(self.chance.below(1000) as i64);
         let registry = &mut self.command_line;
-        let (found, expected) = match self.chance.below(5) {
+        let (found, expected) = match self.chance.below(7) {
             0 => {
                 (registry.add(&name, &token, now).map(drop), self.model.add(&name, Role::Device, token, now))
             }
@@ -65,6 +65,14 @@ impl<'a> Both<'a> {
                 let rights = rights(&mut self.chance);
                 let expected = self.model.add(&name, Role::Client(rights.clone()), token, now);
                 (registry.add_client(&name, rights, &token, now).map(drop), expected)
+            }
+            5 => {
+                let expected = self.model.add(&name, Role::Gateway, token, now);
+                (registry.add_gateway(&name, &token, now).map(drop), expected)
+            }
+            6 => {
+                let is_gateway = self.chance.coin();
+                (registry.set_gateway(&name, is_gateway).map(drop), self.model.set_gateway(&name, is_gateway))
             }
             1 => (registry.set_token(&name, &token).map(drop), self.model.set_token(&name, token)),
             2 => {

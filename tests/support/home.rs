@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -107,6 +108,24 @@ impl Home {
         let output = self.run(arguments);
         assert!(output.status.success(), "forebay {arguments:?} failed: {}", stderr(&output));
         stdout(&output)
+    }
+
+    /// Runs a subcommand that must succeed and reads a secret from standard input; gives back what it says on either.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn must_with_input(&self, arguments: &[&str], input: &str) -> String {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("forebay starts");
+        writeln!(child.stdin.take().expect("it is piped"), "{input}").expect("it listens");
+        let output = child.wait_with_output().expect("our child");
+        assert!(output.status.success(), "forebay {arguments:?} failed: {}", stderr(&output));
+        stdout(&output) + &stderr(&output)
     }
 
     /// Adds a device with a fresh token.

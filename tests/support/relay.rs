@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -16,6 +19,14 @@ pub struct Relay {
     address: SocketAddr,
     target: Target,
     links: Arc<Mutex<Vec<TcpStream>>>,
+    carried: Arc<Carried>,
+}
+
+/// Bytes carried, of TCP's content.
+#[derive(Debug, Default)]
+struct Carried {
+    there: AtomicU64,
+    back: AtomicU64,
 }
 
 impl Relay {
@@ -23,8 +34,10 @@ impl Relay {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let relay = Self { address, target: Target::default(), links: Arc::default() };
+        let relay =
+            Self { address, target: Target::default(), links: Arc::default(), carried: Arc::default() };
         let (target, links) = (Arc::clone(&relay.target), Arc::clone(&relay.links));
+        let carried = Arc::clone(&relay.carried);
         // It ends with the process; nothing else is ever behind this port.
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
@@ -34,8 +47,9 @@ impl Relay {
                 links.extend([near.try_clone().expect("a handle"), far.try_clone().expect("a handle")]);
                 let (near_too, far_too) =
                     (near.try_clone().expect("a handle"), far.try_clone().expect("a handle"));
-                thread::spawn(move || carry(near, far));
-                thread::spawn(move || carry(far_too, near_too));
+                let (there, back) = (Arc::clone(&carried), Arc::clone(&carried));
+                thread::spawn(move || carry(near, far, &there.there));
+                thread::spawn(move || carry(far_too, near_too, &back.back));
             }
         });
         relay
@@ -51,6 +65,11 @@ impl Relay {
         *self.target.lock().expect("nobody panics here") = Some(target);
     }
 
+    /// Bytes carried to what is behind it, and back.
+    pub fn carried(&self) -> (u64, u64) {
+        (self.carried.there.load(Ordering::Relaxed), self.carried.back.load(Ordering::Relaxed))
+    }
+
     /// Takes away what is behind it, and cuts every connection.
     pub fn cut(&self) {
         *self.target.lock().expect("nobody panics here") = None;
@@ -61,9 +80,10 @@ impl Relay {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream) {
-    let mut bytes = [0; 4096];
+fn carry(mut from: TcpStream, mut to: TcpStream, carried: &AtomicU64) {
+    let mut bytes = [0; 16 * 1024];
     while let Ok(n @ 1..) = from.read(&mut bytes) {
+        carried.fetch_add(n as u64, Ordering::Relaxed);
         if to.write_all(&bytes[..n]).is_err() {
             break;
         }

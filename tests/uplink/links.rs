@@ -118,7 +118,7 @@ fn a_hub_without_mqtt_5_is_spoken_to_in_3_1_1_and_asked_again_later() {
         world.store_many(&["pump"], 1000);
         world.drain(60 * SECOND);
         let first: &[_] = match version_5 {
-            Version5::ClosesWithoutAWord => &[V5, V5, V5, V311],
+            Version5::ClosesWithoutAWord => &[V5, V5, V5, V311, V5, V311],
             _ => &[V5, V311],
         };
         assert_eq!(world.hub.connects, first);
@@ -134,6 +134,19 @@ fn a_hub_without_mqtt_5_is_spoken_to_in_3_1_1_and_asked_again_later() {
         world.drain(60 * SECOND);
         assert_eq!(world.uplink.status(world.now).version, Some(V5));
     }
+}
+
+#[test]
+fn a_hub_with_mqtt_5_that_closed_while_it_was_starting_is_sent_nothing_in_3_1_1() {
+    let starting = Manners { version_5: Version5::ClosesWithoutAWord, ..Manners::good() };
+    let mut world = World::new(14, settings(), starting);
+    world.store_many(&["pump"], 1000);
+    assert!(world.run_until(60 * SECOND, |world| world.hub.connects.len() == 3));
+    world.hub.manners.version_5 = Version5::Spoken;
+    assert!(world.run_until(60 * SECOND, |world| world.hub.connects.len() == 5));
+    assert_eq!((&*world.hub.connects, world.hub.messages), (&[V5, V5, V5, V311, V5][..], 0));
+    world.drain(60 * SECOND);
+    assert_eq!(world.uplink.status(world.now).version, Some(V5));
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! The uplink against a model hub: its whole public surface, in simulated time.
 
 mod devices;
+mod downlink;
+#[path = "../hub/mod.rs"]
 mod hub;
 mod links;
 mod manners;
 mod poison;
+mod presence;
 mod random;
 mod uploads;
 mod world;

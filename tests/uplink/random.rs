@@ -40,6 +40,9 @@ fn schedule(seed: u64) {
     (world.hub.manners.acks_swallowed, world.disk_fails) = (0, 0);
     (world.hub.manners.acknowledges, world.hub.manners.takes_nothing) = (true, false);
     world.live_and_drain(&DEVICES);
+    // With nothing left to send, the hub knows exactly who is here.
+    let is_known = |world: &mut World| world.connected() == world.here;
+    assert!(world.run_until(900 * SECOND, is_known), "{:?} {:?}", world.connected(), world.here);
     let last = *world.journal.keys().next_back().expect("readings");
     assert_eq!((world.disk.through, world.disk.beyond.len()), (Seq(last), 0));
     if std::env::var("UPLINK_SEED").is_ok() {
@@ -81,7 +84,7 @@ fn manners(world: &mut World) -> Manners {
 }
 
 fn trouble(world: &mut World, has_poison: bool) {
-    match world.draw(16) {
+    match world.draw(20) {
         0..=4 => {
             let count = 1 + world.draw(200);
             world.store_many(&DEVICES, count);
@@ -107,6 +110,10 @@ fn trouble(world: &mut World, has_poison: bool) {
         12 => world.network.latency = MILLI * [1, 50, 800][world.draw(3) as usize],
         13 => world.crash(),
         14 => world.disk_fails = [0, 30][world.draw(2) as usize],
+        16..=18 => {
+            let device = DEVICES[world.draw(5) as usize];
+            if world.here.contains(device) { world.goes(device) } else { world.comes(device) }
+        }
         15 => world.hub.manners.acknowledges = !world.hub.manners.acknowledges,
         _ => {
             world.store(DEVICES[0]);

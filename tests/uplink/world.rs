@@ -7,6 +7,7 @@ use std::{
 
 use forebay::{
     clock::{Mono, Now, Wall},
+    device_api::downlink::Downlink,
     ids::{DeviceName, Seq},
     limits::{UPLINK_LANE_ROWS, UPLINK_SUSPECTS},
     record::{Outbound, Placed, Settlement},
@@ -60,6 +61,10 @@ pub struct World {
     pub disk_fails: u64,
     pub connections: u64,
     pub notices: Vec<String>,
+    /// Devices connected to the gateway.
+    pub here: BTreeSet<String>,
+    /// What the hub has sent for devices, as the uplink has handed it on.
+    pub downlinks: Vec<Downlink>,
     /// What the hub has, and how many of its arrivals are in there.
     arrived: BTreeSet<(String, String)>,
     noted: usize,
@@ -99,6 +104,8 @@ impl World {
             disk_fails: 0,
             connections: 0,
             notices: Vec::new(),
+            here: BTreeSet::new(),
+            downlinks: Vec::new(),
             arrived: BTreeSet::new(),
             noted: 0,
             connecting: None,
@@ -203,7 +210,50 @@ impl World {
         let last_seq = Seq(self.next_seq - 1);
         self.uplink = Uplink::new(self.settings.clone(), resumed, last_seq, seed, self.now);
         self.uplink.handle_clock(self.clock_synchronised, self.now);
+        for device in self.here.clone() {
+            self.tell_presence(&device);
+        }
         self.serve();
+    }
+
+    /// A device connects to the gateway.
+    pub fn comes(&mut self, device: &str) {
+        self.here.insert(device.to_owned());
+        self.tell_presence(device);
+        self.serve();
+    }
+
+    /// Its last connection is gone.
+    pub fn goes(&mut self, device: &str) {
+        self.here.remove(device);
+        self.tell_presence(device);
+        self.serve();
+    }
+
+    fn tell_presence(&mut self, device: &str) {
+        let name = DeviceName::parse(device).expect("valid");
+        self.uplink.handle_presence(&name, self.here.contains(device), self.now);
+    }
+
+    /// Devices the hub takes for connected.
+    pub fn connected(&self) -> BTreeSet<String> {
+        self.link.as_ref().map(|link| link.announced.clone()).unwrap_or_default()
+    }
+
+    /// Whether the hub may send messages for devices.
+    pub fn takes_downlinks(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.wants_downlink)
+    }
+
+    /// The bytes of a message the hub sends for a device.
+    pub fn publish_of_hub(&self, topic: &str, payload: &str) -> Vec<u8> {
+        self.hub.sends(self.link.as_ref().expect("there is a connection"), topic, payload)
+    }
+
+    /// The hub sends a message for a device.
+    pub fn hub_sends(&mut self, topic: &str, payload: &str) {
+        let bytes = self.publish_of_hub(topic, payload);
+        self.travel(1, bytes.len(), Travelling::ToUplink(bytes));
     }
 
     // ---- what happens on the way ------------------------------------------------------------------------
@@ -406,6 +456,9 @@ impl World {
         }
         if self.uplink.poll_connect() {
             self.connecting = Some(self.now.mono + self.network.latency);
+        }
+        while let Some(downlink) = self.uplink.poll_downlink() {
+            self.downlinks.push(downlink);
         }
         while let Some(notice) = self.uplink.poll_notice() {
             self.notices.push(format!("{:?} {}", Duration::from_micros(self.now.mono.0), notice.words));

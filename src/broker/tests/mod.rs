@@ -3,7 +3,10 @@
 mod closing;
 mod connecting;
 mod delivering;
+mod downlink;
 mod durable;
+mod gateways;
+mod learning;
 mod pacing;
 mod publishing;
 mod retaining;

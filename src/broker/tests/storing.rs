@@ -1,6 +1,7 @@
 //! The commit, the commit that fails, and the way back.
 
 use super::*;
+use crate::device_api::gateway_messages::DeviceReadings;
 use crate::session::Refusal;
 use crate::{device_api::telemetry::Reading, record::SetAsideId};
 
@@ -123,16 +124,17 @@ fn what_was_set_aside_is_stored_again_or_dropped_with_the_next_commit() {
     let name = DeviceName::parse("pump").expect("a name");
     let reading = Reading { device_ts: Some(7), values: "{}".into() };
     let (again, gone) = (SetAsideId::Reading(Seq(3)), SetAsideId::Payload(1));
-    world.broker.handle_resolved(again, &name, vec![reading.clone()], world.now).expect("taken");
-    world.broker.handle_resolved(gone, &name, vec![], world.now).expect("taken");
+    let of_pump = |readings| vec![DeviceReadings { device: name.clone(), readings }];
+    world.broker.handle_resolved(again, of_pump(vec![reading.clone()]), world.now).expect("taken");
+    world.broker.handle_resolved(gone, vec![], world.now).expect("taken");
     let (_, batch) = world.broker.poll_commit().expect("due at once");
     assert_eq!(batch.over, [again, gone]);
     assert_eq!(batch.records.iter().map(|record| record.device_ts).collect::<Vec<_>>(), [Some(7)]);
 
     world.broker.handle_storage_full(true);
     assert!(
-        world.broker.handle_resolved(again, &name, vec![reading], world.now).is_err(),
+        world.broker.handle_resolved(again, of_pump(vec![reading]), world.now).is_err(),
         "there is no room"
     );
-    world.broker.handle_resolved(gone, &name, vec![], world.now).expect("needs none");
+    world.broker.handle_resolved(gone, of_pump(vec![]), world.now).expect("needs none");
 }

@@ -40,6 +40,12 @@ pub struct Pace {
     pub between_messages_ms: u64,
 }
 
+/// A message of QoS 1 or 2 on its way. The next life may speak another version, so it is encoded anew for it.
+enum Unfinished {
+    Publish { topic: String, qos: u8, retain: bool, payload: String },
+    Released,
+}
+
 /// One client.
 pub struct Soaker {
     index: usize,
@@ -54,7 +60,7 @@ pub struct Soaker {
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     /// What was sent and not acknowledged, by packet id: sent again if the session goes on. [MQTT-4.4.0-1]
-    unfinished: BTreeMap<u16, Vec<u8>>,
+    unfinished: BTreeMap<u16, Unfinished>,
     last_id: u16,
     /// When it comes or leaves.
     next_change: Instant,
@@ -196,9 +202,8 @@ impl Soaker {
                     tally.acknowledged += 1;
                 }
                 5 => {
-                    let pubrel = [&[0x62, 2][..], &id().to_be_bytes()].concat();
-                    self.outbox.extend(&pubrel);
-                    self.unfinished.insert(id(), pubrel);
+                    self.answer(0x62, id());
+                    self.unfinished.insert(id(), Unfinished::Released);
                 }
                 6 => self.answer(0x70, id()),
                 14 => return packet.disconnect(),
@@ -217,10 +222,15 @@ impl Soaker {
         } else {
             tally.sessions_resumed += 1;
         }
-        for packet in self.unfinished.values() {
-            let start = self.outbox.len();
-            self.outbox.extend(packet);
-            self.outbox[start] |= if packet[0] >> 4 == 3 { 0x08 } else { 0 };
+        for (id, unfinished) in &self.unfinished {
+            match unfinished {
+                Unfinished::Released => self.outbox.extend([&[0x62, 2][..], &id.to_be_bytes()].concat()),
+                Unfinished::Publish { topic, qos, retain, payload } => {
+                    let mut packet = publish(self.version, topic, *qos, *id, payload);
+                    packet[0] |= 0x08 | u8::from(*retain);
+                    self.outbox.extend(packet);
+                }
+            }
         }
         if self.kind == Kind::LocalClient {
             let room = format!("room/{}/#", self.index % ROOMS);
@@ -258,13 +268,13 @@ impl Soaker {
         let qos = if self.unfinished.len() < UNFINISHED_MAX { chance.below(3) as u8 } else { 0 };
         let id = self.next_id();
         let payload = format!("{{\"n\":{}}}", chance.below(1000));
-        let mut packet = publish(self.version, &topic, qos, id, payload);
+        let mut packet = publish(self.version, &topic, qos, id, &payload);
         // Before version 5 RETAIN is welcome everywhere, kept or not.
         let retain = self.kind == Kind::LocalClient && self.version == Version::V311 && chance.below(10) == 0;
         packet[0] |= u8::from(retain);
         self.outbox.extend(&packet);
         if qos > 0 {
-            self.unfinished.insert(id, packet);
+            self.unfinished.insert(id, Unfinished::Publish { topic, qos, retain, payload });
         }
         tally.sent += 1;
     }

@@ -5,7 +5,7 @@ use forebay::{
         lenient_json::{Problem, to_strict},
         telemetry::{Reading, TelemetryError, parse},
     },
-    limits::JSON_DEPTH_MAX,
+    limits::JSON_MESSAGE_DEPTH_MAX,
 };
 use serde_json::{Map, Value};
 
@@ -68,7 +68,7 @@ fn check_rewritten(strict: &str) {
 
 /// Strict JSON says the same to us as to serde_json, by either of our ways.
 fn check_strict(text: &str, document: &Value, outcome: &Result<Vec<Reading>, TelemetryError>) {
-    if depth(document) > JSON_DEPTH_MAX {
+    if depth(document) > JSON_MESSAGE_DEPTH_MAX {
         assert!(
             matches!(outcome, Err(TelemetryError::NotJson(e)) if e.problem == Problem::TooDeep),
             "{outcome:?}"

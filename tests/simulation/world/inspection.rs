@@ -26,7 +26,9 @@ impl World {
     pub(super) fn check_disk(&mut self) -> Result<(), String> {
         let undisturbed = Undisturbed::new(&self.disk);
         let options = options(&self.disk, &self.limits, self.plan.sabotage);
-        let rows = self.ledger.check_journal(&options)?;
+        let found = self.ledger.check_journal(&options)?;
+        let rows = found.len();
+        self.ledger.note_found(found);
         let gateway = self.gateway.as_mut().expect("it runs");
         let devices = gateway.devices().map_err(|error| error.to_string())?;
         let recovered = gateway.recovered().map_err(|error| error.to_string())?;
@@ -49,11 +51,10 @@ impl World {
         let options = options(&copy, &self.limits, self.plan.sabotage);
         let boot = BootId::new("the boot after");
         let (now, clock) = (Now { mono: Mono(SECOND), wall: Wall(0) }, self.clock_state());
-        let mut gateway =
-            match Gateway::start(self.limits.clone(), &options, &boot, now, clock, 0, self.plan.sabotage) {
-                Ok(gateway) => gateway,
-                Err(error) => return Err(format!("CANNOT START after losing {loss:?}: {error}")),
-            };
+        let mut gateway = match Gateway::start(&self.setup(), &options, &boot, now, clock, 0) {
+            Ok(gateway) => gateway,
+            Err(error) => return Err(format!("CANNOT START after losing {loss:?}: {error}")),
+        };
         let journal = self.ledger.check_journal(&options);
         let (devices, recovered) = (gateway.devices(), gateway.recovered());
         copy.storage().stop();
@@ -135,7 +136,7 @@ impl World {
 }
 
 /// While it lives, the disk does not fail: an observer is not to be part of the experiment.
-struct Undisturbed<'a> {
+pub(super) struct Undisturbed<'a> {
     disk: &'a Disk,
     io_errors: u32,
     cut_at_change: Option<u64>,
@@ -143,7 +144,7 @@ struct Undisturbed<'a> {
 }
 
 impl<'a> Undisturbed<'a> {
-    fn new(disk: &'a Disk) -> Self {
+    pub(super) fn new(disk: &'a Disk) -> Self {
         let mut storage = disk.storage();
         let io_errors = std::mem::take(&mut storage.troubles.io_error_per_million);
         let slowest_sync_us = std::mem::take(&mut storage.slowest_sync_us);

@@ -8,9 +8,10 @@ use forebay::{
 use super::{SECOND, WallClock, World, options};
 use crate::{
     faults::LOSSES,
-    gateway::{Gateway, Moment, Room, Turn},
+    gateway::{Gateway, Moment, Room, Setup, Turn},
     machine::data_dir,
     trace::note,
+    upstream::Upstream,
 };
 
 impl World {
@@ -40,6 +41,7 @@ impl World {
             network: &mut self.network,
             ledger: &mut self.ledger,
             trace: &mut self.trace,
+            upstream: self.upstream.as_mut(),
             registry_unread_at: &mut self.registry_unread_at,
         };
         work(self.gateway.as_mut().expect("it runs"), &mut room)
@@ -50,8 +52,7 @@ impl World {
         let boot = BootId::new(&format!("boot-{}", self.boot));
         let (now, clock, seed) = (self.turn_time(), self.clock_state(), self.chance.next());
         self.disk.forget_cached(&data_dir().buffer_path());
-        let started =
-            Gateway::start(self.limits.clone(), &options, &boot, now, clock, seed, self.plan.sabotage);
+        let started = Gateway::start(&self.setup(), &options, &boot, now, clock, seed);
         if self.disk.storage().is_gone() {
             drop(started);
             return self.lose_power();
@@ -61,6 +62,7 @@ impl World {
                 note!(self.trace, "started in boot {}", self.boot);
                 self.network.is_listening = true;
                 self.gateway = Some(gateway);
+                self.ledger.clocks.note_noted(clock);
                 self.check_disk()
             }
             Err(error) => {
@@ -98,6 +100,7 @@ impl World {
         self.gateway = None;
         self.follower.leave();
         self.network.gateway_vanishes();
+        self.upstream.iter_mut().for_each(Upstream::lose_gateway);
         let loss = *self.chance.pick(&LOSSES);
         self.trace.count("a power cut");
         self.disk.storage().start_after_power_cut(loss);
@@ -126,6 +129,7 @@ impl World {
         self.gateway = None;
         self.disk.storage().start_beside_others();
         self.network.gateway_dies();
+        self.upstream.iter_mut().for_each(Upstream::lose_gateway);
         self.starts_at = self.now + self.chance.below(SECOND);
         Ok(())
     }
@@ -145,6 +149,7 @@ impl World {
             network: &mut self.network,
             ledger: &mut self.ledger,
             trace: &mut self.trace,
+            upstream: self.upstream.as_mut(),
             registry_unread_at: &mut self.registry_unread_at,
         };
         let turn = gateway.map(|gateway| gateway.drain(&mut room));
@@ -152,6 +157,7 @@ impl World {
             self.revive_disk_if_gone();
         } else {
             self.network.gateway_dies();
+            self.upstream.iter_mut().for_each(Upstream::lose_gateway);
             self.starts_at = self.now + self.chance.below(SECOND);
         }
     }
@@ -161,8 +167,16 @@ impl World {
         Now { mono, wall: Wall(mono.as_millis() + self.clock.offset_ms) }
     }
 
+    pub(super) fn note_clock(&mut self) {
+        self.ledger.clocks.set(self.boot, self.turn_time().mono, self.clock_state());
+    }
+
     pub(super) fn clock_state(&self) -> ClockState {
         ClockState { offset_ms: self.clock.offset_ms, synchronised: self.clock.synchronised }
+    }
+
+    pub(super) fn setup(&self) -> Setup {
+        Setup { limits: self.limits.clone(), budget: self.budget, sabotage: self.plan.sabotage }
     }
 
     pub(super) fn options(&self) -> StoreOptions {

@@ -12,7 +12,7 @@ use forebay::{
     clock::Mono,
     mqtt::{
         Ack, ConnAck, Connect, Disconnect, Packet, PacketId, PropertiesBuf, Property, ProtocolVersion,
-        Publish, QoS, ReasonCode, SubAck, decode, encode, parse_header,
+        Publish, QoS, ReasonCode, SubAck, Subscribe, decode, encode, parse_header,
     },
 };
 
@@ -32,6 +32,10 @@ pub struct Manners {
     pub rates: Vec<HubRate>,
     /// What it does about too much.
     pub too_much: TooMuch,
+    /// Whether 3.1.1 is told by a PUBACK like any other what is dropped, as by hubs from 4.2.1; else it is closed.
+    pub lies_in_old_form: bool,
+    /// Cannot keep telemetry for now, and does what it does about too much.
+    pub is_failing: bool,
     /// Whether it answers the question for limits.
     pub tells_limits: bool,
     /// What it does with a value named `poison`.
@@ -49,6 +53,26 @@ pub struct Manners {
     pub is_plain: bool,
     /// Takes whoever connects for this device, which sends its own readings.
     pub device: Option<String>,
+    /// Messages that are not telemetry it takes in a period; told, and counted over any such period.
+    pub message_rate: Option<(usize, Duration)>,
+    /// What it does about a subscription to messages for a gateway's devices, and about being told that one is gone.
+    pub downlink: OnDownlink,
+    pub farewell: OnFarewell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDownlink {
+    Grants,
+    Refuses,
+    Closes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFarewell {
+    Takes,
+    /// PUBACK 0x87 in 5.0; before that, any PUBACK is a good one.
+    Refuses,
+    Closes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +93,7 @@ pub struct HubRate {
 pub enum TooMuch {
     /// As hubs up to 4.2.0: closed, without a PUBACK; in 5.0 DISCONNECT 0x83 before.
     Closes,
-    /// As hubs from 4.2.1: PUBACK 0x97, then closed. In 3.1.1 that PUBACK looks like any other.
+    /// As hubs from 4.2.1: PUBACK 0x97, then closed.
     AnswersAndCloses,
     /// PUBACK 0x97, and the connection stays.
     Answers,
@@ -96,6 +120,8 @@ impl Manners {
             topic_alias_maximum: 0,
             rates: Vec::new(),
             too_much: TooMuch::Closes,
+            lies_in_old_form: false,
+            is_failing: false,
             tells_limits: true,
             poison: OnPoison::Says,
             takes_nothing: false,
@@ -105,6 +131,9 @@ impl Manners {
             acks_doubled: 0,
             is_plain: false,
             device: None,
+            message_rate: None,
+            downlink: OnDownlink::Grants,
+            farewell: OnFarewell::Takes,
         }
     }
 }
@@ -136,6 +165,13 @@ pub struct Hub {
     pub pings: u64,
     /// Messages answered with a PUBACK of a good code, by connection and identifier.
     pub good_acks: u64,
+    /// What it was told of devices, over all connections: who came and who went.
+    pub told: Vec<(String, bool)>,
+    /// Answers of devices to commands.
+    pub answers: Vec<String>,
+    /// Of its own messages, how many were acknowledged.
+    pub own_acks: u64,
+    messages_at: Vec<Mono>,
     buckets: Vec<(f64, Mono)>,
     chance: u64,
 }
@@ -145,9 +181,12 @@ pub struct Hub {
 pub struct HubConnection {
     incoming: Vec<u8>,
     version: Option<ProtocolVersion>,
-    announced: BTreeSet<String>,
+    /// Devices it takes for connected.
+    pub announced: BTreeSet<String>,
     aliases: BTreeMap<u16, String>,
     pub subscribed: bool,
+    /// Whether messages for devices are wanted.
+    pub wants_downlink: bool,
     unanswered: usize,
     last_packet: Mono,
     keep_alive: Duration,
@@ -173,6 +212,10 @@ impl Hub {
             minds_announcements: true,
             pings: 0,
             good_acks: 0,
+            told: Vec::new(),
+            answers: Vec::new(),
+            own_acks: 0,
+            messages_at: Vec::new(),
             buckets: Vec::new(),
             chance: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
         }
@@ -186,6 +229,7 @@ impl Hub {
             announced: BTreeSet::new(),
             aliases: BTreeMap::new(),
             subscribed: false,
+            wants_downlink: false,
             unanswered: 0,
             last_packet: now,
             keep_alive: Duration::from_secs(1 << 32),
@@ -235,19 +279,65 @@ impl Hub {
         };
         match packet {
             Packet::Publish(publish) => self.on_publish(connection, publish, version, now, reaction),
-            Packet::Subscribe(subscribe) => {
-                connection.subscribed = true;
-                let (packet_id, properties) = (subscribe.packet_id, forebay::mqtt::Properties::EMPTY);
-                let reasons = vec![ReasonCode::GrantedQoS1; subscribe.filters.len()];
-                say(&Packet::SubAck(SubAck { packet_id, properties, reasons }), version, reaction);
-            }
+            Packet::Subscribe(subscribe) => self.on_subscribe(connection, subscribe, version, reaction),
             Packet::PingReq => {
                 self.pings += 1;
                 say(&Packet::PingResp, version, reaction);
             }
             Packet::Disconnect(_) => reaction.closes = true,
-            Packet::PubAck(_) => {}
+            Packet::PubAck(_) => self.own_acks += 1,
             other => panic!("{other:?}"),
+        }
+    }
+
+    fn on_subscribe(
+        &mut self,
+        connection: &mut HubConnection,
+        subscribe: &Subscribe<'_>,
+        version: ProtocolVersion,
+        reaction: &mut Reaction,
+    ) {
+        let filters: Vec<_> = subscribe.filters.iter().map(|(filter, _)| filter.as_str()).collect();
+        let mut reason = ReasonCode::GrantedQoS1;
+        match filters[..] {
+            ["v1/devices/me/rpc/response/+"] => connection.subscribed = true,
+            ["v1/gateway/attributes", "v1/gateway/rpc"] if self.manners.device.is_none() => {
+                match self.manners.downlink {
+                    OnDownlink::Grants => connection.wants_downlink = true,
+                    OnDownlink::Refuses => reason = ReasonCode::NotAuthorized,
+                    OnDownlink::Closes => return reaction.closes = true,
+                }
+            }
+            _ => self.complain(format!("a subscription to {filters:?}")),
+        }
+        let (packet_id, properties) = (subscribe.packet_id, forebay::mqtt::Properties::EMPTY);
+        let reasons = vec![reason; filters.len()];
+        say(&Packet::SubAck(SubAck { packet_id, properties, reasons }), version, reaction);
+    }
+
+    /// A message of the hub's own, of QoS 1.
+    pub fn sends(&self, connection: &HubConnection, topic: &str, payload: &str) -> Vec<u8> {
+        assert!(connection.wants_downlink, "nobody has asked for it");
+        let message = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic: Some(forebay::mqtt::TopicName::parse(topic).expect("a name")),
+            packet_id: PacketId::new(77),
+            properties: forebay::mqtt::Properties::EMPTY,
+            payload: payload.as_bytes(),
+        };
+        let mut reaction = Reaction::default();
+        say(&Packet::Publish(message), connection.version.expect("let in"), &mut reaction);
+        reaction.bytes
+    }
+
+    fn note_message(&mut self, now: Mono) {
+        let Some((count, period)) = self.manners.message_rate else { return };
+        self.messages_at.retain(|at| now.since(*at) < period);
+        self.messages_at.push(now);
+        if self.messages_at.len() > count {
+            self.complain(format!("{} messages in {period:?}", self.messages_at.len()));
         }
     }
 
@@ -315,9 +405,20 @@ impl Hub {
             "v1/gateway/connect" if !self.manners.is_plain => {
                 let said: serde_json::Value = serde_json::from_slice(publish.payload).expect("JSON");
                 let device = said["device"].as_str().expect("a name").to_owned();
+                self.note_message(now);
+                self.told.push((device.clone(), true));
                 if !connection.announced.insert(device.clone()) {
                     self.complain(format!("{device} announced twice"));
                 }
+                self.acknowledge(publish.packet_id.expect("QoS 1"), ReasonCode::Success, version, reaction);
+            }
+            "v1/gateway/disconnect" if !self.manners.is_plain => {
+                self.note_message(now);
+                self.on_farewell(connection, publish, version, reaction);
+            }
+            "v1/gateway/rpc" if !self.manners.is_plain => {
+                self.note_message(now);
+                self.answers.push(String::from_utf8(publish.payload.to_vec()).expect("text"));
                 self.acknowledge(publish.packet_id.expect("QoS 1"), ReasonCode::Success, version, reaction);
             }
             "v1/devices/me/telemetry" if self.manners.device.is_some() => {
@@ -348,6 +449,27 @@ impl Hub {
             }
             other => self.complain(format!("a message on {other}")),
         }
+    }
+
+    fn on_farewell(
+        &mut self,
+        connection: &mut HubConnection,
+        publish: &Publish<'_>,
+        version: ProtocolVersion,
+        reaction: &mut Reaction,
+    ) {
+        let said: serde_json::Value = serde_json::from_slice(publish.payload).expect("JSON");
+        let device = said["device"].as_str().expect("a name").to_owned();
+        if !connection.announced.remove(&device) {
+            self.complain(format!("{device} is gone and was not there"));
+        }
+        self.told.push((device, false));
+        let reason = match self.manners.farewell {
+            OnFarewell::Closes => return reaction.closes = true,
+            OnFarewell::Refuses if version == ProtocolVersion::V5 => ReasonCode::NotAuthorized,
+            OnFarewell::Takes | OnFarewell::Refuses => ReasonCode::Success,
+        };
+        self.acknowledge(publish.packet_id.expect("QoS 1"), reason, version, reaction);
     }
 
     fn topic_of(&mut self, connection: &mut HubConnection, publish: &Publish<'_>) -> String {
@@ -403,10 +525,14 @@ impl Hub {
             self.refusals += 1;
             return self.acknowledge(packet_id, reason, version, reaction);
         }
+        if self.manners.is_failing {
+            self.refusals += 1;
+            return self.drop_one(packet_id, ReasonCode::UnspecifiedError, version, reaction);
+        }
         let points = readings.iter().map(|reading| reading.values.matches(':').count() as u32).sum();
         if !self.takes_at_this_rate(points, now) {
             self.refusals += 1;
-            return self.on_too_much(packet_id, version, reaction);
+            return self.drop_one(packet_id, ReasonCode::QuotaExceeded, version, reaction);
         }
         self.messages += 1;
         self.arrivals.extend(readings);
@@ -420,24 +546,25 @@ impl Hub {
         }
     }
 
-    fn on_too_much(&mut self, packet_id: PacketId, version: ProtocolVersion, reaction: &mut Reaction) {
-        // What hubs do to 3.1.1 here is a lie nobody can see through: a PUBACK like any other. This one is honest.
-        let too_much = if version == ProtocolVersion::V5 { self.manners.too_much } else { TooMuch::Closes };
-        match too_much {
-            TooMuch::Closes => {
-                if version == ProtocolVersion::V5 {
-                    let (reason, properties) =
-                        (ReasonCode::ImplementationSpecificError, forebay::mqtt::Properties::EMPTY);
-                    say(&Packet::Disconnect(Disconnect { reason, properties }), version, reaction);
-                }
-                reaction.closes = true;
-            }
-            TooMuch::AnswersAndCloses => {
-                self.acknowledge(packet_id, ReasonCode::QuotaExceeded, version, reaction);
-                reaction.closes = true;
-            }
-            TooMuch::Answers => self.acknowledge(packet_id, ReasonCode::QuotaExceeded, version, reaction),
+    fn drop_one(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        version: ProtocolVersion,
+        reaction: &mut Reaction,
+    ) {
+        let is_old = version < ProtocolVersion::V5;
+        let too_much =
+            if is_old && !self.manners.lies_in_old_form { TooMuch::Closes } else { self.manners.too_much };
+        if too_much != TooMuch::Closes {
+            // In 3.1.1 there is no room for the reason.
+            self.acknowledge(packet_id, reason, version, reaction);
+        } else if !is_old && reason == ReasonCode::QuotaExceeded {
+            let (reason, properties) =
+                (ReasonCode::ImplementationSpecificError, forebay::mqtt::Properties::EMPTY);
+            say(&Packet::Disconnect(Disconnect { reason, properties }), version, reaction);
         }
+        reaction.closes |= too_much != TooMuch::Answers;
     }
 
     fn acknowledge(
@@ -459,8 +586,12 @@ impl Hub {
                 of_kind.map(|rate| format!("{}:{}", rate.count, rate.period.as_secs())).collect();
             texts.join(",")
         };
+        let messages = self
+            .manners
+            .message_rate
+            .map_or("null".to_owned(), |(count, period)| format!("\"{count}:{}\"", period.as_secs()));
         let rates = format!(
-            r#"{{"messages":null,"telemetryMessages":"{}","telemetryDataPoints":"{}"}}"#,
+            r#"{{"messages":{messages},"telemetryMessages":"{}","telemetryDataPoints":"{}"}}"#,
             list(true),
             list(false)
         );
