@@ -199,6 +199,7 @@ impl DeviceUplinks {
         gone.iter().for_each(|device| self.stop(device));
         let fresh: Vec<DeviceName> =
             wanted.keys().filter(|device| !self.places.contains_key(*device)).cloned().collect();
+        let has_changed = !(gone.is_empty() && fresh.is_empty());
         if let Some(settings) = &setup.device
             && !fresh.is_empty()
         {
@@ -214,6 +215,8 @@ impl DeviceUplinks {
                 uplink.put_off(jitter(seed, wanted.len()), now);
                 self.start(device, token.hash(), uplink, setup);
             }
+        }
+        if has_changed {
             log::info!("{} devices are forwarded as themselves", self.slots.len());
         }
         Ok(begins_again)

@@ -1,6 +1,11 @@
 //! Devices forwarded as themselves: each over a connection of its own, with the token it has here and at the hub.
 
-use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _, process::Stdio};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    process::{Output, Stdio},
+};
 
 use crate::support::{
     broker::{Broker, Setup},
@@ -11,6 +16,19 @@ use crate::support::{
 
 /// Runs a command that reads a secret from standard input.
 fn with_input(home: &Home, arguments: &[&str], input: &str) -> String {
+    let output = given(home, arguments, input);
+    assert!(output.status.success(), "{}", stderr(&output));
+    stderr(&output)
+}
+
+/// What such a command says that must not succeed.
+fn refused(home: &Home, arguments: &[&str], input: &str) -> String {
+    let output = given(home, arguments, input);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    stderr(&output)
+}
+
+fn given(home: &Home, arguments: &[&str], input: &str) -> Output {
     let mut child = home
         .command(arguments)
         .stdin(Stdio::piped())
@@ -19,9 +37,7 @@ fn with_input(home: &Home, arguments: &[&str], input: &str) -> String {
         .spawn()
         .expect("forebay starts");
     writeln!(child.stdin.take().expect("it is piped"), "{input}").expect("it listens");
-    let output = child.wait_with_output().expect("our child");
-    assert!(output.status.success(), "{}", stderr(&output));
-    stderr(&output)
+    child.wait_with_output().expect("our child")
 }
 
 /// A device of the hub, which has the same token at the gateway; `further` are flags there.
@@ -126,6 +142,45 @@ fn a_rotated_token_is_used_at_once_and_a_removed_device_is_forwarded_no_more() {
     edge.must(&["device", "remove", "pump"]);
     let file = edge.data_dir().join("uplink-tokens");
     assert_eq!(fs::read_to_string(file).expect("there"), "");
+}
+
+#[test]
+fn a_device_is_forwarded_as_itself_until_the_operator_says_otherwise_and_again_when_the_token_is_given() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let (pump, fan) = (of_both(&hub, &edge, "pump", &[]), of_both(&hub, &edge, "fan", &[]));
+    publish(&edge, &pump, 0..5);
+    arrived(&hub, "pump", 0..5);
+    let taken = || edge.count("SELECT count(*) FROM settled_devices WHERE through >= 5") > 0;
+    until_true("the edge knows it", SOON, taken);
+
+    let told = || edge.log_lines_with("1 devices are forwarded as themselves");
+    let before = told();
+    edge.must(&["device", "forward", "pump", "--by-gateway"]);
+    let forwarded = || -> serde_json::Value {
+        serde_json::from_str::<serde_json::Value>(&edge.must(&["device", "show", "pump", "--json"]))
+            .expect("JSON")["forwarded_as_itself"]
+            .clone()
+    };
+    assert_eq!(forwarded(), false);
+    until_true("only the fan is", SOON, || told() > before);
+    publish(&edge, &pump, 5..10);
+    publish(&edge, &fan, 0..5);
+    arrived(&hub, "fan", 0..5);
+    assert_eq!(hub.stored_values("pump").len(), 5, "they stay");
+    // A new token changes nothing about that.
+    let rotated = edge.must(&["device", "rotate", "pump"]).trim().to_owned();
+    assert_eq!(forwarded(), false);
+    let back = |token: &str| with_input(&edge, &["device", "set-token", "pump"], token);
+    back(&pump.token);
+    assert_eq!(forwarded(), false);
+
+    let refused = refused(&edge, &["device", "forward", "pump", "--as-itself"], &rotated);
+    assert!(refused.contains("that is not the token of pump"), "{refused}");
+    assert_eq!(forwarded(), false);
+    with_input(&edge, &["device", "forward", "pump", "--as-itself"], &pump.token);
+    assert_eq!(forwarded(), true);
+    arrived(&hub, "pump", 0..10);
 }
 
 #[test]
