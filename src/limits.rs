@@ -287,6 +287,8 @@ pub const UPLINK_DEVICE_CONNECT_SPREAD_MAX: Duration = Duration::from_secs(30);
 pub const UPLINK_DEVICE_PAGES: u32 = 16;
 /// Lines such uplinks may log in [`UPLINK_DEVICE_LINES_SPAN`].
 pub const UPLINK_DEVICE_LINES: u32 = 10;
+/// Devices a report names of those that need somebody.
+pub const UPLINK_DEVICE_NAMES_TOLD: usize = 5;
 /// See [`UPLINK_DEVICE_LINES`].
 pub const UPLINK_DEVICE_LINES_SPAN: Duration = Duration::from_secs(60);
 /// The largest file of kept tokens that is read, in bytes.

@@ -195,6 +195,54 @@ fn a_token_the_hub_does_not_know_is_told_and_holds_up_nobody_else() {
     assert_eq!(hub.count("SELECT count(*) FROM journal"), 5);
 }
 
+/// What `forebay status` says, and whether all is well.
+fn status(edge: &Broker) -> (serde_json::Value, bool) {
+    let output = edge.run(&["status", "--json"]);
+    (serde_json::from_slice(&output.stdout).expect("JSON"), output.status.success())
+}
+
+#[test]
+fn status_tells_how_the_uplinks_of_devices_are_doing() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    let before = edge.add_device("before");
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let pump = of_both(&hub, &edge, "pump", &[]);
+    publish(&edge, &pump, 0..5);
+    arrived(&hub, "pump", 0..5);
+    // One added before the uplink: nobody knows its token.
+    let troubles = |report: &serde_json::Value| report["troubles"].as_array().map_or(0, Vec::len);
+    let (report, is_well) = status(&edge);
+    assert_eq!(
+        (&report["uplink"], troubles(&report), is_well),
+        (&serde_json::Value::Null, 1, false),
+        "{report}"
+    );
+    assert_eq!(report["uplink_devices"]["without_token_names"], serde_json::json!(["before"]), "{report}");
+    edge.must(&["device", "forward", "before", "--by-gateway"]);
+    until_true("that is no trouble any more", SOON, || status(&edge).1);
+
+    let stranger = edge.add_device("stranger");
+    publish(&edge, &stranger, 0..3);
+    publish(&edge, &before, 0..2);
+    until_true("the hub refuses it", SOON, || status(&edge).0["uplink_devices"]["refused"] == 1);
+    let (report, is_well) = status(&edge);
+    let devices = &report["uplink_devices"];
+    assert!(!is_well);
+    assert_eq!(devices["refused_names"], serde_json::json!(["stranger"]), "{report}");
+    assert_eq!((&devices["devices"], &devices["connected"]), (&2.into(), &1.into()), "{report}");
+    assert_eq!(report["troubles"][0]["what"], "the hub refuses 1 of 2 devices: stranger", "{report}");
+    assert!(devices["backlog"].as_u64().is_some_and(|backlog| (3..=10).contains(&backlog)), "{report}");
+    let shown = edge.run(&["status"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        shown.contains("Devices     2 with an uplink of their own, 1 connected, 1 refused by the hub"),
+        "{shown}"
+    );
+
+    let waiting = || edge.must(&["uplink", "show"]).lines().any(|line| line == "waiting     5");
+    until_true("three of the stranger and two that stay, and none of the pump", SOON, waiting);
+}
+
 #[test]
 fn kept_tokens_lie_in_one_private_file_and_show_nowhere() {
     let hub = Broker::start();
