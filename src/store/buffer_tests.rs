@@ -474,7 +474,7 @@ fn the_log_stays_short_and_keeps_its_size_through_a_checkpoint() {
     }
     let size = |path: &Path| fs::metadata(path).expect("there").len();
     let log = size(&wal);
-    assert!(log < 2 * WAL_PAGES as u64 * (1024 + 24), "{log} bytes");
+    assert!(log < 2 * open::WAL_PAGES as u64 * (1024 + 24), "{log} bytes");
     assert!(size(&database) > 30 * 1024, "the log was copied on the way");
     buffer.checkpoint().expect("copied");
     assert_eq!(size(&wal), log);
