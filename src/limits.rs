@@ -287,6 +287,8 @@ pub const UPLINK_DEVICE_CONNECT_SPREAD_MAX: Duration = Duration::from_secs(30);
 pub const UPLINK_DEVICE_PAGES: u32 = 16;
 /// Lines such uplinks may log in [`UPLINK_DEVICE_LINES_SPAN`].
 pub const UPLINK_DEVICE_LINES: u32 = 10;
+/// Devices a report names of those that need somebody.
+pub const UPLINK_DEVICE_NAMES_TOLD: usize = 5;
 /// See [`UPLINK_DEVICE_LINES`].
 pub const UPLINK_DEVICE_LINES_SPAN: Duration = Duration::from_secs(60);
 /// The largest file of kept tokens that is read, in bytes.
@@ -365,6 +367,8 @@ pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
 pub const UPLINK_BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Wait before a hub that has refused us is asked again, give or take a fifth.
 pub const UPLINK_REFUSED_WAIT: Duration = Duration::from_secs(300);
+/// The same for a device forwarded as itself, the first times: it may be about to be added at the hub.
+pub const UPLINK_DEVICE_REFUSED_WAITS: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(60)];
 /// How long the hub may take to tell its limits before readings go without knowing them.
 pub const UPLINK_LIMITS_WAIT: Duration = Duration::from_secs(5);
 /// How long 3.1.1 is spoken with a hub that did not want 5.0, before that is tried again.

@@ -28,8 +28,10 @@ pub struct Report {
     pub store: StoreReport,
     /// Readings given up before the hub had them, since the journal was made, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// The way to the hub; `None` if none is configured.
+    /// The way to the hub for everybody; `None` if there is none.
     pub uplink: Option<UplinkReport>,
+    /// The ways of devices that are forwarded as themselves; `None` if none is to be.
+    pub uplink_devices: Option<DeviceUplinksReport>,
     /// Devices the hub was asked about; `None` if it is not asked.
     pub learning: Option<LearningReport>,
     /// Who is connected.
@@ -162,6 +164,46 @@ pub struct LearningReport {
     pub undecided: u64,
 }
 
+/// The uplinks of devices that are forwarded as themselves, taken together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceUplinksReport {
+    /// Devices with an uplink of their own.
+    pub devices: u64,
+    /// Those of them that the hub has let in.
+    pub connected: u64,
+    /// Those that are on their way, or wait before the next attempt.
+    pub waiting: u64,
+    /// Those that the hub refuses, or takes nothing of.
+    pub refused: u64,
+    /// The first few of those.
+    pub refused_names: Vec<String>,
+    /// Devices that have none because there would be too many connections.
+    pub over: u64,
+    /// Devices that have none because their token is not kept, and that nobody else forwards.
+    pub without_token: u64,
+    /// The first few of those.
+    pub without_token_names: Vec<String>,
+    /// Why it cannot be told who is forwarded so.
+    pub alarm: Option<String>,
+    /// What went wrong last with one that is on its way.
+    pub last_error: Option<LastError>,
+    /// Readings of theirs on disk that the hub does not have; at most, for the journal is not searched for it.
+    pub backlog: u64,
+    /// Readings the hub has acknowledged in the last minute.
+    pub per_minute: u64,
+    /// Readings sent and not acknowledged yet.
+    pub in_flight: u64,
+    /// Readings the hub has acknowledged, since these uplinks began.
+    pub uploaded: u64,
+    /// Readings the hub does not take, since these uplinks began.
+    pub rejected: u64,
+    /// Bytes given to the connections, since these uplinks began.
+    pub bytes_sent: u64,
+    /// Connections the hub has let in, since these uplinks began.
+    pub connections: u64,
+}
+
 /// Who is connected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -223,7 +265,9 @@ impl Report {
 
     /// Most important first.
     fn troubles(&self) -> Vec<Trouble> {
-        self.store.trouble().into_iter().chain(self.uplink.as_ref().and_then(UplinkReport::trouble)).collect()
+        let everybodys = self.uplink.as_ref().and_then(UplinkReport::trouble);
+        let devices = self.uplink_devices.iter().flat_map(DeviceUplinksReport::troubles);
+        self.store.trouble().into_iter().chain(everybodys).chain(devices).collect()
     }
 }
 
@@ -260,6 +304,66 @@ impl UplinkReport {
             advice: format!("{} readings wait on the gateway; it is tried again and again", self.backlog),
         })
     }
+}
+
+impl DeviceUplinksReport {
+    fn troubles(&self) -> Vec<Trouble> {
+        let alarm = self.alarm.as_ref().map(|alarm| Trouble {
+            what: format!("it cannot be told which devices are forwarded as themselves: {alarm}"),
+            advice: "those that are stay so; it is tried again every second".to_owned(),
+        });
+        let refused = (self.refused > 0).then(|| Trouble {
+            what: format!(
+                "the hub refuses {} of {} devices: {}",
+                self.refused,
+                self.devices,
+                named(&self.refused_names, self.refused)
+            ),
+            advice: "their readings wait on the gateway; give each the token it has at the hub, with `forebay device \
+                     set-token NAME`"
+                .to_owned(),
+        });
+        let without_token = (self.without_token > 0).then(|| Trouble {
+            what: format!(
+                "{} devices are not forwarded, for their tokens are not kept: {}",
+                self.without_token,
+                named(&self.without_token_names, self.without_token)
+            ),
+            advice:
+                "their readings wait on the gateway; give each its token with `forebay device forward NAME \
+                     --as-itself`, or say that they stay here with `--by-gateway`"
+                    .to_owned(),
+        });
+        let over = (self.over > 0).then(|| Trouble {
+            what: format!(
+                "{} devices are not forwarded as themselves, there would be too many connections",
+                self.over
+            ),
+            advice: "`uplink_connections` in [limits] says how many there may be".to_owned(),
+        });
+        [alarm, self.lost(), refused, without_token, over].into_iter().flatten().collect()
+    }
+
+    /// Without an error they are only on their way.
+    fn lost(&self) -> Option<Trouble> {
+        let LastError { words, .. } = self.last_error.as_ref().filter(|_| self.waiting > 0)?;
+        let what = match self.connected {
+            0 => format!("the hub cannot be reached: {words}"),
+            _ => {
+                format!("{} of {} devices have no connection to the hub: {words}", self.waiting, self.devices)
+            }
+        };
+        let advice =
+            format!("up to {} readings wait on the gateway; it is tried again and again", self.backlog);
+        Some(Trouble { what, advice })
+    }
+}
+
+/// `names`, and how many more there are.
+fn named(names: &[String], count: u64) -> String {
+    let more = count.saturating_sub(names.len() as u64);
+    let names = names.join(", ");
+    if more == 0 { names } else { format!("{names} and {more} more") }
 }
 
 fn flatten(name: &str, value: Value, values: &mut Vec<(String, String)>) {
@@ -332,6 +436,52 @@ mod tests {
         assert!(with_uplink(UplinkReport::default()).well, "it has only begun");
         let alarm = Some("the hub refuses the token".to_owned());
         assert!(!with_uplink(UplinkReport { connected: true, alarm, ..Default::default() }).well);
+    }
+
+    fn with_devices(devices: DeviceUplinksReport) -> Report {
+        Report { uplink_devices: Some(devices), ..storing() }.judged()
+    }
+
+    #[test]
+    fn devices_the_hub_refuses_are_a_trouble_with_their_names() {
+        let names = || ["fan", "pump"].map(str::to_owned).to_vec();
+        let some = DeviceUplinksReport {
+            devices: 9,
+            connected: 7,
+            refused: 2,
+            refused_names: names(),
+            ..Default::default()
+        };
+        let what = |devices| {
+            with_devices(devices).troubles.into_iter().map(|trouble| trouble.what).collect::<Vec<_>>()
+        };
+        assert_eq!(what(some.clone()), ["the hub refuses 2 of 9 devices: fan, pump"]);
+        assert_eq!(
+            what(DeviceUplinksReport { refused: 5, ..some.clone() }),
+            ["the hub refuses 5 of 9 devices: fan, pump and 3 more"]
+        );
+        let unkept =
+            DeviceUplinksReport { without_token: 2, without_token_names: names(), ..Default::default() };
+        assert_eq!(what(unkept), ["2 devices are not forwarded, for their tokens are not kept: fan, pump"]);
+        assert_eq!(what(DeviceUplinksReport { over: 3, ..Default::default() }).len(), 1);
+        let alarm = Some("no file".to_owned());
+        assert_eq!(what(DeviceUplinksReport { alarm, ..some }).len(), 2);
+    }
+
+    #[test]
+    fn devices_on_their_way_are_a_trouble_once_one_has_failed() {
+        let lost = DeviceUplinksReport { devices: 3, waiting: 3, backlog: 7, ..Default::default() };
+        assert!(with_devices(lost.clone()).well, "they have only begun");
+        let lost = DeviceUplinksReport { last_error: error("no route"), ..lost };
+        let trouble = &with_devices(lost.clone()).troubles[0];
+        assert_eq!(trouble.what, "the hub cannot be reached: no route");
+        assert!(trouble.advice.starts_with("up to 7 readings wait"));
+        let some = DeviceUplinksReport { connected: 2, waiting: 1, ..lost.clone() };
+        assert_eq!(
+            with_devices(some).troubles[0].what,
+            "1 of 3 devices have no connection to the hub: no route"
+        );
+        assert!(with_devices(DeviceUplinksReport { connected: 3, waiting: 0, ..lost }).well);
     }
 
     #[test]

@@ -19,13 +19,16 @@ pub mod access;
 mod children;
 mod closing;
 pub mod commit_gate;
+mod committing;
 mod connections;
+mod counters;
 mod deadlines;
 mod dispatch;
 mod downlink;
 mod durability;
 mod gateways;
 mod gauges;
+mod getters;
 mod ingest;
 mod invariants;
 mod learning;
@@ -57,12 +60,13 @@ use crate::{
     ids::{ConnId, IdentityId, Seq, SessionSlot},
     limits::Limits,
     mqtt::{Packet, ProtocolVersion, encode},
-    session::{Batch, CloseReason, Session, Terms, durable::Recovered},
+    session::{Batch, CloseReason, Terms, durable::Recovered},
 };
 
 use access::IdentityTable;
 use commit_gate::{CommitGate, Ticket};
 use connections::{Connection, Connections, FromAddress, Phase};
+pub use counters::Counters;
 use deadlines::Deadlines;
 use downlink::DownlinkState;
 pub use downlink::{Reached, RpcAnswer};
@@ -111,68 +115,6 @@ enum StoreState {
     Committing(Ticket),
     /// A commit failed; nothing is accepted until the store was opened again and checked.
     Failed,
-}
-
-/// Totals since the start, for people.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Readings on disk.
-    pub readings_stored: u64,
-    /// Readings whose commit failed; their QoS 1 senders were cut off without an answer.
-    pub readings_failed: u64,
-    /// Messages with readings that were refused, or dropped if they had QoS 0, because there was no room.
-    pub messages_without_room: u64,
-    /// Payloads set aside.
-    pub payloads_quarantined: u64,
-    /// Messages answered but not kept: topics nobody serves.
-    pub messages_refused: u64,
-    /// CONNECTs refused.
-    pub connects_refused: u64,
-    /// Devices enrolled because the hub knows their tokens.
-    pub devices_learned: u64,
-    /// Tokens unknown here that the hub does not know either.
-    pub tokens_rejected: u64,
-    /// Trials of unknown tokens that came to no verdict.
-    pub trials_undecided: u64,
-    /// Connections ended for something the peer did wrong.
-    pub connections_faulted: u64,
-    /// Batches on disk.
-    pub commits: u64,
-    /// Messages sent to subscribers.
-    pub messages_sent: u64,
-    /// Messages not sent to a subscriber that did not keep up, or takes no packet of their size.
-    pub messages_dropped: u64,
-    /// Messages whose time was over before they could be sent.
-    pub messages_expired: u64,
-    /// Messages of the hub that a device was sent, or will be.
-    pub downlinks_delivered: u64,
-    /// Messages of the hub for devices that were not there, or had not subscribed.
-    pub downlinks_undelivered: u64,
-    /// Answers of devices to commands that could not go to the hub.
-    pub rpc_answers_refused: u64,
-    /// Messages that could not be retained for want of room.
-    pub retained_refused: u64,
-    /// Packets received, of every kind.
-    pub packets_received: u64,
-    /// Packets sent, of every kind.
-    pub packets_sent: u64,
-    /// Bytes of the packets received.
-    pub bytes_received: u64,
-    /// Bytes of the packets sent.
-    pub bytes_sent: u64,
-    /// Messages published by clients and devices.
-    pub publishes_received: u64,
-    /// Clients let in.
-    pub clients_admitted: u64,
-    /// Most clients connected at once.
-    pub clients_connected_max: u64,
-}
-
-impl Counters {
-    fn note_sent(&mut self, bytes: usize) {
-        self.packets_sent += 1;
-        self.bytes_sent += bytes as u64;
-    }
 }
 
 /// What a broker begins with.
@@ -289,100 +231,6 @@ impl Broker {
         broker
     }
 
-    // ---- getters ----------------------------------------------------------------------------------------
-
-    /// Totals since the start.
-    pub fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    /// Connections in the table, those that are closing included.
-    pub fn connection_count(&self) -> usize {
-        self.connections.len()
-    }
-
-    /// Devices and local clients in the registry.
-    pub fn identity_count(&self) -> usize {
-        self.identities.count()
-    }
-
-    /// Whether the life of anything on disk is running out, so that it is worth noting how time goes by.
-    pub fn counts_time(&self) -> bool {
-        self.sessions.offline_len() > 0 || self.retained.next_expiry().is_some()
-    }
-
-    /// Whether the store takes readings.
-    pub fn is_storing(&self) -> bool {
-        self.store != StoreState::Failed
-    }
-
-    /// Whether readings are refused for want of room.
-    pub fn is_storage_full(&self) -> bool {
-        self.is_storage_full
-    }
-
-    /// Whether a CONNECT may be looked at in this turn, so that the registry had better be up to date: one of the
-    /// `readable` has yet to be let in, or one that was put off may be due.
-    pub fn expects_connect(&self, readable: &[ConnId], now: Now) -> bool {
-        if self.unauthenticated.is_empty() {
-            return false;
-        }
-        let may_say_it = |conn: &ConnId| {
-            self.connections.get(*conn).is_some_and(|connection| connection.phase.is_unauthenticated())
-        };
-        self.deadlines.next().is_some_and(|at| at <= now.mono) || readable.iter().any(may_say_it)
-    }
-
-    /// Whether another connection may be accepted now; if not, ask again within [`Broker::accept_retry`].
-    pub fn admits_more(&self, now: Now) -> bool {
-        let full = self.unauthenticated.len() >= self.limits.connections_unauthenticated as usize;
-        !full || self.longest_waiting(now).is_some()
-    }
-
-    /// How long to leave connections in the kernel's queue when no more are admitted.
-    pub fn accept_retry(&self) -> Duration {
-        Duration::from_millis(100)
-    }
-
-    /// Whether bytes of `conn` are welcome. If not, they stay in the socket, and TCP slows the peer down.
-    pub fn wants_bytes(&self, conn: ConnId) -> bool {
-        let Some(connection) = self.connections.get(conn) else { return false };
-        match &connection.phase {
-            Phase::Waiting | Phase::Closing => false,
-            Phase::AwaitingConnect | Phase::Waited => self.may_read(connection),
-            // Only to notice that it gives up.
-            Phase::Held { .. } => {
-                self.may_read(connection) && connection.partial.len() <= self.limits.connect_bytes as usize
-            }
-            Phase::Active(client) => {
-                let only_publishes = || {
-                    self.sessions
-                        .get(client.session)
-                        .is_some_and(|session| !session.rights.is_device() && session.outgoing.is_idle())
-                };
-                self.may_read(connection)
-                    && !self.is_paused(conn)
-                    && !(self.is_memory_short() && only_publishes())
-            }
-        }
-    }
-
-    /// Whether the batch has reached a bound: nothing more is read until it is committed.
-    pub fn is_commit_urgent(&self) -> bool {
-        self.batch.records.len() + self.batch.quarantined.len() + self.batch.changes.len()
-            >= self.limits.commit_records as usize
-            || self.batch_bytes >= self.limits.commit_bytes as usize
-    }
-
-    fn may_read(&self, connection: &Connection) -> bool {
-        connection.outbox.len() < self.limits.outbox_bytes as usize && !self.is_commit_urgent()
-    }
-
-    /// Whether so much waits for subscribers that local clients which only publish must wait too.
-    fn is_memory_short(&self) -> bool {
-        self.queued_bytes >= self.limits.queue_memory_bytes as usize
-    }
-
     // ---- what happens -----------------------------------------------------------------------------------
 
     /// A peer connected. The caller goes on as if all were well: a refusal comes out of `poll_close`.
@@ -451,66 +299,6 @@ impl Broker {
         self.check_invariants();
     }
 
-    /// Everything up to `through` is on disk: the answers that waited for it may leave.
-    ///
-    /// # Panics
-    /// If `through` is not what `poll_commit` handed out last: the store lied.
-    pub fn handle_committed(&mut self, through: Ticket, now: Now) {
-        assert_eq!(self.store, StoreState::Committing(through), "a commit nobody asked for");
-        self.store = StoreState::Ready;
-        self.counters.commits += 1;
-        self.counters.readings_stored += self.committing as u64;
-        self.release_announcements(through);
-        let released: Vec<_> = self.gate.release(through).collect();
-        for answer in released {
-            self.on_released(answer, now);
-        }
-        self.release_deliveries(through, now);
-        self.route_pending(now);
-        self.check_invariants();
-    }
-
-    /// The commit failed, and nobody knows what of it is on disk: whoever waits for an answer is cut off without
-    /// one, so that the readings are sent again. [MQTT-4.4.0-1]
-    pub fn handle_commit_failed(&mut self, now: Now) {
-        self.store = StoreState::Failed;
-        self.counters.readings_failed += (self.committing + self.batch.records.len()) as u64;
-        self.batch = Batch::default();
-        self.batch_bytes = 0;
-        self.commit_due = false;
-        self.announcements.clear();
-        self.deadlines.cancel(Deadline::Commit);
-        self.doubt_subscribers();
-        let mut cut_off: BTreeSet<ConnId> = self.gate.give_up().map(|held| held.conn).collect();
-        let durable = |(_, session): (_, &Session)| session.conn.filter(|_| session.durable.is_some());
-        cut_off.extend(self.sessions.iter().filter_map(durable));
-        for conn in cut_off {
-            self.close(conn, CloseReason::StoreFailed, now);
-        }
-        self.forget_everything_durable(now);
-        self.route_pending(now);
-        self.check_invariants();
-    }
-
-    /// The store was opened again and passed its checks, and this is what it holds.
-    pub fn handle_store_ready(&mut self, recovered: Recovered, now: Now) {
-        assert_eq!(self.store, StoreState::Failed, "the store became ready without having failed");
-        self.store = StoreState::Ready;
-        self.next_seq = recovered.last_seq.next();
-        self.adopt(recovered, now);
-        self.check_invariants();
-    }
-
-    /// There is no room for readings any more, or there is again.
-    pub fn handle_storage_full(&mut self, is_full: bool) {
-        self.is_storage_full = is_full;
-    }
-
-    /// What is not yet on disk is due now: the broker is about to stop.
-    pub fn handle_drain(&mut self) {
-        self.commit_due = !self.batch.is_empty();
-    }
-
     /// The broker stops: everybody is told, and the wills of those who did not say goodbye are due.
     ///
     /// Call it after the commit that `handle_drain` asked for, so that nobody is closed while an answer is owed.
@@ -548,25 +336,6 @@ impl Broker {
     }
 
     // ---- what is to be done -----------------------------------------------------------------------------
-
-    /// The batch to make durable in one transaction, if one is due; then call `handle_committed` with the ticket,
-    /// or `handle_commit_failed`.
-    pub fn poll_commit(&mut self) -> Option<(Ticket, Batch)> {
-        let is_awaited = self.gate.held() > 0 || self.durability.is_awaited();
-        let due = self.commit_due || is_awaited || self.is_commit_urgent();
-        if !due || self.batch.is_empty() || self.store != StoreState::Ready {
-            return None;
-        }
-        self.commit_due = false;
-        self.deadlines.cancel(Deadline::Commit);
-        self.batch_bytes = 0;
-        let through = self.gate.appended();
-        self.store = StoreState::Committing(through);
-        let batch = std::mem::take(&mut self.batch);
-        self.committing = batch.records.len();
-        self.counters.payloads_quarantined += batch.quarantined.len() as u64;
-        Some((through, batch))
-    }
 
     /// A connection with new bytes to send.
     pub fn poll_output(&mut self) -> Option<ConnId> {

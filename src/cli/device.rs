@@ -1,13 +1,13 @@
 //! `forebay device`: what is peculiar to devices; the rest is in `identities`.
 
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use forebay::ids::DeviceName;
 
 use super::{
     Failure, GlobalArguments,
     identities::{self, IdentityCommand, Kind, Making, now},
     output::tell,
-    token_source,
+    token_source::{self, token_from_input},
 };
 
 /// What to do with devices.
@@ -36,6 +36,19 @@ pub enum DeviceCommand {
         /// Whether it may send readings of the devices behind it as well
         #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
         gateway: String,
+    },
+    /// Says how the readings of a device that is there go on
+    #[command(group = ArgGroup::new("way").required(true).args(["as_itself", "by_gateway"]))]
+    Forward {
+        /// The device's name
+        #[arg(value_parser = identities::name)]
+        name: DeviceName,
+        /// Over a connection of its own, with its own token, which is kept for that; takes it from standard input
+        #[arg(long)]
+        as_itself: bool,
+        /// Over the gateway's own connection, if there is one; a kept token is forgotten, and later ones are not kept
+        #[arg(long)]
+        by_gateway: bool,
     },
     /// What is done to clients as well.
     #[command(flatten)]
@@ -71,6 +84,32 @@ pub fn run(global: &GlobalArguments, command: DeviceCommand) -> Result<(), Failu
             });
             Ok(())
         }
+        DeviceCommand::Forward { name, as_itself, by_gateway: _ } => forward(global, &name, as_itself),
         DeviceCommand::Other(command) => identities::run(global, Kind::Device, command),
     }
+}
+
+fn forward(global: &GlobalArguments, name: &DeviceName, as_itself: bool) -> Result<(), Failure> {
+    let book = identities::open(global, Making::No)?;
+    let device = identities::existing(&book.registry, Kind::Device, name)?;
+    if as_itself {
+        let token = token_from_input(name.as_str())?;
+        if !token.hash().equals(&device.token_hash) {
+            return Err(Failure::Failed(format!(
+                "that is not the token of {name}, and nothing was changed; `forebay device set-token {name}` gives it \
+                 another"
+            )));
+        }
+        book.keep(name, &token)?;
+        tell(&format!("{name} is forwarded as itself; its token is kept for that"));
+        return Ok(());
+    }
+    book.decline(name)?;
+    tell(&match book.keeps_all {
+        true => format!("{name} is not forwarded as itself; its readings stay here"),
+        false => {
+            format!("{name} is not forwarded as itself; its readings go by the gateway's own connection")
+        }
+    });
+    Ok(())
 }

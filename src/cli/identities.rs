@@ -26,6 +26,8 @@ use crate::config::uplink::ModeConfig;
 
 /// What is said of a device whose token is kept.
 const AS_ITSELF: &str = ", which is forwarded as itself; its token is kept for that";
+/// How that is called in a table.
+const FORWARDED_AS_ITSELF: &str = "as itself";
 /// How the ordinary rights are called.
 const ORDINARY: &str = "everything but the hub's topics and $";
 
@@ -138,9 +140,18 @@ impl Book {
         KeptTokens::change(&self.dir, |kept| kept.keep(name.clone(), token.clone()))
     }
 
+    /// Keeps no token of a device: it is not to be forwarded as itself.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn decline(&self, name: &DeviceName) -> Result<(), StoreError> {
+        KeptTokens::change(&self.dir, |kept| kept.decline(name.clone()))
+    }
+
     /// Keeps a new token if the old one was kept, or if all are.
     fn keep_again(&self, kind: Kind, name: &DeviceName, token: &Token) -> Result<bool, StoreError> {
-        let keeps = kind == Kind::Device && (self.keeps_all || KeptTokens::read(&self.dir)?.has(name));
+        let kept = KeptTokens::read(&self.dir)?;
+        let keeps = kind == Kind::Device && (self.keeps_all || kept.has(name)) && !kept.declines(name);
         if keeps {
             self.keep(name, token)?;
         }
@@ -325,8 +336,8 @@ fn show(identity: &Identity, kept: &KeptTokens, json: bool) -> Result<(), Failur
     if identity.role == Role::Gateway {
         text += "\ngateway    yes";
     }
-    if kept.of(identity).is_some() {
-        text += "\nforwarded  as itself";
+    if let Some(way) = forwarded(identity, kept) {
+        text += &format!("\nforwarded  {way}");
     }
     if let Role::Client(rights) = &identity.role {
         text +=
@@ -346,8 +357,8 @@ fn as_json(identity: &Identity, kept: &KeptTokens) -> serde_json::Value {
     if identity.role == Role::Gateway {
         object["gateway"] = true.into();
     }
-    if kept.of(identity).is_some() {
-        object["forwarded_as_itself"] = true.into();
+    if let Some(way) = forwarded(identity, kept) {
+        object["forwarded_as_itself"] = (way == FORWARDED_AS_ITSELF).into();
     }
     if let Role::Client(rights) = &identity.role {
         for (key, grant) in [("publish", &rights.publish), ("subscribe", &rights.subscribe)] {
@@ -387,11 +398,19 @@ fn table(identities: &[Identity], kept: &KeptTokens, kind: Kind) -> String {
     row("name", "state", "created (UTC)", "last seen (UTC)", last) + &rows.collect::<String>()
 }
 
+/// What was said of how a device is forwarded, if anything.
+fn forwarded(identity: &Identity, kept: &KeptTokens) -> Option<&'static str> {
+    match kept.of(identity) {
+        Some(_) => Some(FORWARDED_AS_ITSELF),
+        None => (identity.role.is_device() && kept.declines(&identity.name)).then_some("not as itself"),
+    }
+}
+
 /// What there is to say of a device beside its state.
 fn noted(identity: &Identity, kept: &KeptTokens) -> String {
     let gateway = (identity.role == Role::Gateway).then_some("gateway");
-    let forwarded = kept.of(identity).map(|_| "forwarded as itself");
-    gateway.into_iter().chain(forwarded).collect::<Vec<_>>().join(", ")
+    let forwarded = forwarded(identity, kept).map(|way| format!("forwarded {way}"));
+    gateway.map(str::to_owned).into_iter().chain(forwarded).collect::<Vec<_>>().join(", ")
 }
 
 fn rights_in_words(rights: &Rights) -> String {

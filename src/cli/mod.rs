@@ -198,6 +198,8 @@ mod tests {
         for line in [
             "forebay serve --listen 127.0.0.1:0 --listen [::1]:0 --listen-tls 8883 --certificate c --key k",
             "forebay device add pump --token -",
+            "forebay device forward pump --as-itself",
+            "forebay device forward pump --by-gateway",
             "forebay device list --json",
             "forebay device show pump --json",
             "forebay device rotate pump",
@@ -242,6 +244,9 @@ mod tests {
             "forebay serve --listen gateway:1883",
             "forebay device add",
             "forebay device add pump --publish a",
+            "forebay device forward pump",
+            "forebay device forward pump --as-itself --by-gateway",
+            "forebay device forward --by-gateway",
             "forebay client add red --publish a#",
             "forebay client add red --publish $SYS/#",
             "forebay client add red --publish $share/g/a",

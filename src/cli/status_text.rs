@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use forebay::report::{LastError, LearningReport, Report, UplinkReport};
+use forebay::report::{DeviceUplinksReport, LastError, LearningReport, Report, UplinkReport};
 
 use super::output::one_line;
 
@@ -33,9 +33,12 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
     {
         lines.push(("", last_error(error)));
     }
-    match &report.uplink {
-        Some(uplink) => lines.extend(uplink_lines(uplink)),
-        None => lines.push(("Uplink", "none is configured: readings stay on the gateway".to_owned())),
+    match (&report.uplink, &report.uplink_devices) {
+        (None, None) => lines.push(("Uplink", "none is configured: readings stay on the gateway".to_owned())),
+        (uplink, devices) => {
+            lines.extend(uplink.iter().flat_map(uplink_lines));
+            lines.extend(devices.iter().flat_map(device_uplink_lines));
+        }
     }
     let dropped: Vec<String> = report
         .dropped
@@ -133,6 +136,42 @@ fn learnt(learning: &LearningReport) -> String {
         grouped(*rejected),
         grouped(*undecided)
     )
+}
+
+fn device_uplink_lines(uplinks: &DeviceUplinksReport) -> Vec<(&'static str, String)> {
+    let mut line = match uplinks.devices {
+        0 => "none has an uplink of its own".to_owned(),
+        devices => {
+            format!(
+                "{} with an uplink of their own, {} connected",
+                grouped(devices),
+                grouped(uplinks.connected)
+            )
+        }
+    };
+    if uplinks.waiting > 0 {
+        let _ = write!(line, ", {} waiting", grouped(uplinks.waiting));
+    }
+    if uplinks.refused > 0 {
+        let _ = write!(line, ", {} refused by the hub", grouped(uplinks.refused));
+    }
+    let mut lines = vec![("Devices", line)];
+    if uplinks.devices > 0 {
+        let at_most = if uplinks.backlog > 0 { "up to " } else { "" };
+        let (backlog, in_flight) = (grouped(uplinks.backlog), grouped(uplinks.in_flight));
+        let per_minute = grouped(uplinks.per_minute);
+        lines.push((
+            "",
+            format!("{at_most}{backlog} readings wait, {in_flight} in flight; {per_minute} a minute"),
+        ));
+        let mut uploaded =
+            format!("{} readings uploaded, {}", grouped(uplinks.uploaded), bytes(uplinks.bytes_sent));
+        if uplinks.rejected > 0 {
+            let _ = write!(uploaded, "; {} rejected by the hub", grouped(uplinks.rejected));
+        }
+        lines.push(("", uploaded));
+    }
+    lines
 }
 
 fn clients(report: &Report) -> String {
@@ -306,6 +345,29 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
         ] {
             assert!(text.lines().any(|found| found == line), "{text}");
         }
+    }
+
+    #[test]
+    fn the_uplinks_of_devices_are_told_together() {
+        let devices = DeviceUplinksReport {
+            devices: 1200,
+            connected: 1195,
+            waiting: 3,
+            refused: 2,
+            backlog: 5000,
+            in_flight: 7,
+            uploaded: 10,
+            ..Default::default()
+        };
+        let text = written_out(&Report { uplink_devices: Some(devices), ..well() });
+        let expected = "\
+Devices     1,200 with an uplink of their own, 1,195 connected, 3 waiting, 2 refused by the hub
+            up to 5,000 readings wait, 7 in flight; 0 a minute
+            10 readings uploaded, 0 B
+";
+        assert!(text.contains(expected) && !text.contains("none is configured"), "{text}");
+        let none = written_out(&Report { uplink_devices: Some(DeviceUplinksReport::default()), ..well() });
+        assert!(none.contains("\nDevices     none has an uplink of its own\nClients"), "{none}");
     }
 
     #[test]

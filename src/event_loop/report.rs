@@ -7,14 +7,14 @@ use crate::{
     clock::{Mono, Now},
     record::Outbound,
     report::{
-        ClientsReport, ClockReport, LastError, LearningReport, MessagesReport, Report, StoreReport,
-        UplinkReport,
+        ClientsReport, ClockReport, DeviceUplinksReport, LastError, LearningReport, MessagesReport, Report,
+        StoreReport, UplinkReport,
     },
     store::{Losses, StoreError, Stretch},
     uplink::Status,
 };
 
-use super::{EventLoop, commit_times::CommitTimes};
+use super::{EventLoop, commit_times::CommitTimes, uplink_running::whose};
 
 /// Where Linux tells what the process has given to the storage; `ProcSubset=pid` does not hide it.
 const OWN_IO: &str = "/proc/self/io";
@@ -61,6 +61,7 @@ impl EventLoop {
             store: self.store_report(&counters, now),
             dropped: dropped(&self.buffer.lost()),
             uplink: self.uplink_report(&counters, now),
+            uplink_devices: self.device_uplinks_report(now),
             learning: self.uploading.learning.is_on().then(|| learning_report(&counters)),
             clients: clients_report(&counters, &gauges),
             messages: messages_report(&counters, &gauges),
@@ -120,12 +121,27 @@ impl EventLoop {
         Some(report)
     }
 
+    fn device_uplinks_report(&mut self, now: Now) -> Option<DeviceUplinksReport> {
+        if !self.uploading.forwards_devices() {
+            return None;
+        }
+        let mut report = self.uploading.devices.report(now);
+        // Each counts places that nobody has looked at yet as its own: together they are not more than there are.
+        if let Ok(marks) = self.buffer.own_settlements()
+            && let Some(lowest) = marks.values().map(|mark| mark.through).min()
+        {
+            report.backlog = report.backlog.min(self.buffer.last_seq().0.saturating_sub(lowest.0));
+        }
+        Some(report)
+    }
+
     /// The oldest readings the hub does not have; the rest is taken to be like them.
     fn first_of_backlog(&mut self) -> Option<Vec<Outbound>> {
         let after = self.buffer.settlement().ok()?.through;
         let through = self.buffer.last_seq();
         let stretch = Stretch { after, through, rows_max: SAMPLE_ROWS, bytes_max: SAMPLE_BYTES };
-        self.buffer.outbound(&stretch).ok()
+        let whose = whose(None, self.uploading.devices.forwarded());
+        self.buffer.outbound_of(&whose, &stretch).ok().map(|found| found.readings)
     }
 }
 
@@ -162,7 +178,7 @@ fn dropped(lost: &Losses) -> BTreeMap<String, u64> {
         .into()
 }
 
-fn last_error(words: &str, at: Mono, now: Mono) -> LastError {
+pub(super) fn last_error(words: &str, at: Mono, now: Mono) -> LastError {
     LastError { words: words.to_owned(), ago_s: now.since(at).as_secs() }
 }
 

@@ -122,7 +122,7 @@ impl EventLoop {
             StoreOptions { quarantine_rows: setup.limits.quarantine_rows, ..StoreOptions::default() };
         let house = House::new(&data_dir, &setup.storage, now.mono)?;
         let registry = Registry::open(&data_dir, &options)?;
-        let buffer =
+        let mut buffer =
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
         let start = Start {
             identities: registry.identities()?,

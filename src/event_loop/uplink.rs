@@ -298,6 +298,12 @@ impl Uploading {
         self.running.as_ref().map(|running| running.uplink.status(now))
     }
 
+    /// Whether devices are forwarded as themselves, or would be if there were any.
+    pub(super) fn forwards_devices(&self) -> bool {
+        let is_only_way = |setup: &Rc<UplinkSetup>| setup.device.is_some() && setup.everybody.is_none();
+        self.setup.as_ref().is_some_and(is_only_way) || self.devices.has_news()
+    }
+
     /// Why there is none although there should be, or why new settings were not taken over.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()

@@ -18,16 +18,18 @@ use crate::{
     ids::{DeviceName, Seq},
     limits::{
         UPLINK_DEVICE_CONNECT_SPREAD_MAX, UPLINK_DEVICE_CONNECT_STEP, UPLINK_DEVICE_LINES,
-        UPLINK_DEVICE_LINES_SPAN, UPLINK_DEVICE_PAGES, UPLINK_PAGE_LOOKED_AT,
+        UPLINK_DEVICE_LINES_SPAN, UPLINK_DEVICE_NAMES_TOLD, UPLINK_DEVICE_PAGES, UPLINK_PAGE_LOOKED_AT,
     },
     net::{chance, resolver::Resolver},
     record::Record,
+    report::DeviceUplinksReport,
     store::{Buffer, DataDir, KeptTokens, KeptTokensVersion, Registry},
-    uplink::{Notice, Uplink},
+    uplink::{Notice, State, Uplink},
 };
 
 use super::{
     FIRST_DEVICE_UPLINK,
+    report::last_error,
     uplink::UplinkSetup,
     uplink_running::{RETRY, Running, whose},
 };
@@ -46,6 +48,8 @@ pub(super) struct DeviceUplinks {
     trouble: Option<String>,
     /// Devices for which there is no connection left, told once.
     told_over: usize,
+    /// Devices that nobody forwards, for their token is not kept.
+    without_token: Vec<DeviceName>,
     /// Whose page comes next.
     turn: usize,
     lines: Lines,
@@ -69,6 +73,7 @@ impl DeviceUplinks {
             sync_at: None,
             trouble: None,
             told_over: 0,
+            without_token: Vec::new(),
             turn: 0,
             lines: Lines::default(),
         }
@@ -137,6 +142,8 @@ impl DeviceUplinks {
         }
         self.places.clear();
         self.forwarded.clear();
+        self.without_token.clear();
+        self.told_over = 0;
     }
 
     /// Begins and ends uplinks as the files say. Whether everybody's uplink is to begin again, for it has to go on
@@ -178,10 +185,11 @@ impl DeviceUplinks {
         now: Now,
     ) -> Result<bool, String> {
         let marks = buffer.own_settlements().map_err(|error| error.to_string())?;
-        let mut wanted = match setup.device {
+        let (mut wanted, without_token) = match setup.device {
             Some(_) => self.read_files(registry)?,
-            None => BTreeMap::new(),
+            None => Default::default(),
         };
+        self.without_token = if setup.everybody.is_none() { without_token } else { Vec::new() };
         self.bound(&mut wanted, |device| marks.contains_key(device));
         let gone: Vec<DeviceName> = self
             .slots
@@ -199,6 +207,7 @@ impl DeviceUplinks {
         gone.iter().for_each(|device| self.stop(device));
         let fresh: Vec<DeviceName> =
             wanted.keys().filter(|device| !self.places.contains_key(*device)).cloned().collect();
+        let has_changed = !(gone.is_empty() && fresh.is_empty());
         if let Some(settings) = &setup.device
             && !fresh.is_empty()
         {
@@ -214,21 +223,29 @@ impl DeviceUplinks {
                 uplink.put_off(jitter(seed, wanted.len()), now);
                 self.start(device, token.hash(), uplink, setup);
             }
+        }
+        if has_changed {
             log::info!("{} devices are forwarded as themselves", self.slots.len());
         }
         Ok(begins_again)
     }
 
-    /// The devices whose kept token is the one they have.
-    fn read_files(&self, registry: &Registry) -> Result<BTreeMap<DeviceName, Token>, String> {
+    /// The devices whose kept token is the one they have, and those of which none is kept though it might be.
+    fn read_files(
+        &self,
+        registry: &Registry,
+    ) -> Result<(BTreeMap<DeviceName, Token>, Vec<DeviceName>), String> {
         let kept = KeptTokens::read(&self.dir).map_err(|error| error.to_string())?;
-        if kept.is_empty() {
-            return Ok(BTreeMap::new());
-        }
         let identities = registry.identities().map_err(|error| error.to_string())?;
-        let tokens =
-            identities.iter().filter_map(|found| Some((found.name.clone(), kept.of(found)?.clone())));
-        Ok(tokens.collect())
+        let (mut tokens, mut without) = (BTreeMap::new(), Vec::new());
+        for device in identities.into_iter().filter(|found| found.role.is_device()) {
+            match kept.of(&device) {
+                Some(token) => drop(tokens.insert(device.name, token.clone())),
+                None if device.enabled && !kept.declines(&device.name) => without.push(device.name),
+                None => {}
+            }
+        }
+        Ok((tokens, without))
     }
 
     /// Leaves as many as there may be connections, those that have been forwarded before first.
@@ -314,12 +331,56 @@ impl DeviceUplinks {
         }
     }
 
+    /// Whether there is anything to report.
+    pub(super) fn has_news(&self) -> bool {
+        !self.slots.is_empty() || self.told_over > 0 || self.trouble.is_some()
+    }
+
+    /// How they are doing, all together.
+    pub(super) fn report(&self, now: Now) -> DeviceUplinksReport {
+        let mut report = DeviceUplinksReport {
+            devices: self.slots.len() as u64,
+            over: self.told_over as u64,
+            without_token: self.without_token.len() as u64,
+            without_token_names: first_few(self.without_token.iter()),
+            alarm: self.trouble.clone(),
+            ..Default::default()
+        };
+        let (mut refused, mut failed) = (Vec::new(), None::<(String, Mono)>);
+        for (device, place) in &self.places {
+            let status = self.slots[*place].running.uplink.status(now);
+            match status.state {
+                State::Refused => refused.push(device),
+                state if state.is_open() => report.connected += 1,
+                _ => {
+                    report.waiting += 1;
+                    failed = failed.into_iter().chain(status.last_error).max_by_key(|(_, at)| *at);
+                }
+            }
+            report.backlog += status.backlog;
+            report.per_minute += status.uploaded_last_minute;
+            report.in_flight += status.in_flight as u64;
+            report.uploaded += status.uploaded;
+            report.rejected += status.rejected;
+            report.bytes_sent += status.bytes_sent;
+            report.connections += status.connections;
+        }
+        report.refused = refused.len() as u64;
+        report.refused_names = first_few(refused.into_iter());
+        report.last_error = failed.map(|(words, at)| last_error(&words, at, now.mono));
+        report
+    }
+
     /// For the line the service manager shows.
     pub(super) fn status(&self, now: Now) -> Option<String> {
         let count = self.slots.len();
         let open = self.all().filter(|running| running.uplink.status(now).state.is_open()).count();
         (count > 0).then(|| format!("{count} devices forwarded as themselves, {open} of them connected"))
     }
+}
+
+fn first_few<'a>(devices: impl Iterator<Item = &'a DeviceName>) -> Vec<String> {
+    devices.take(UPLINK_DEVICE_NAMES_TOLD).map(|device| device.as_str().to_owned()).collect()
 }
 
 /// How long one of `count` uplinks that begin at once waits.

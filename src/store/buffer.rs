@@ -9,38 +9,36 @@
 //!     └── full or busy: stays open, nothing of the batch is in it
 //! ```
 
+mod opening;
+mod uplink;
+mod writing;
+
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, hooks::Wal, params};
+use opening::{note_files, open_sound};
+use rusqlite::Connection;
+use writing::{assert_consecutive, commit};
 
 use super::{
     boots::{self, Boot, BootId, Opening},
     budget::{Budget, DiskSpace},
-    checksum::JournalRow,
     data_dir::DataDir,
     error::{Attempt, StoreError},
     file_identity::{self, OpenedFiles},
-    health,
-    journal_devices::{self, Fresh, JournalDevices},
-    open::{self, StoreOptions, WAL_PAGES},
-    outbound::{self, Found, Stretch, Whose},
+    journal_devices::{self, JournalDevices},
+    open::{self, StoreOptions},
     own_marks,
     placement::Placements,
     quarantine, recovery,
     retention::{self, House, Housekeeping, Losses, Orders},
-    schema::JOURNAL,
-    sessions,
-    set_aside::{self, SetAside},
-    settled,
+    sweep,
 };
 use crate::{
     clock::{ClockState, Mono, Now},
     ids::{DeviceName, Seq},
-    record::{Outbound, SetAsideId, Settlement},
     session::{Batch, durable::Recovered},
 };
 
@@ -48,9 +46,6 @@ use crate::{
 const OPEN_CHECK_TIME: Duration = Duration::from_millis(500);
 /// How long the pages are looked over after a failure.
 const REOPEN_CHECK_TIME: Duration = Duration::from_secs(2);
-
-/// Statements kept compiled between commits: more than there are.
-const STATEMENTS_KEPT: usize = 64;
 
 /// The journal of readings and sessions, open for writing; one per data directory, see [`DataDir::lock`].
 #[derive(Debug)]
@@ -71,23 +66,6 @@ pub struct Buffer {
     placements: Option<Placements>,
     house: House,
     lost: Losses,
-}
-
-/// An open journal that has passed its checks.
-struct Sound {
-    connection: Connection,
-    boot: Boot,
-    last_seq: Seq,
-    lost: Losses,
-}
-
-/// What a committed batch has changed besides the journal.
-struct Committed {
-    fresh: Fresh,
-    /// Payloads dropped from quarantine.
-    dropped: u64,
-    /// Rejected readings dropped.
-    rejected_dropped: u64,
 }
 
 impl Buffer {
@@ -179,76 +157,9 @@ impl Buffer {
         }
     }
 
-    /// Reads readings for the uplink, in the order of their places. If fewer are given than were asked for, and their
-    /// values have fewer bytes, there are no more in that stretch.
-    ///
-    /// A damaged row is left out and counted; see [`Buffer::damaged_rows`].
-    ///
-    /// # Errors
-    /// If the journal is closed or cannot be read.
-    pub fn outbound(&mut self, stretch: &Stretch) -> Result<Vec<Outbound>, StoreError> {
-        self.outbound_of(&Whose::Everybody, stretch).map(|found| found.readings)
-    }
-
-    /// Reads readings of some devices only. The search looks at a bounded number of readings, whoever's they are, and
-    /// says how far it has come.
-    ///
-    /// # Errors
-    /// As [`Buffer::outbound`].
-    pub fn outbound_of(&mut self, whose: &Whose<'_>, stretch: &Stretch) -> Result<Found, StoreError> {
-        let (found, damaged) = self
-            .read_placed(|connection, placements| outbound::read(connection, placements, whose, stretch))?;
-        self.damaged_rows += damaged;
-        Ok(found)
-    }
-
-    /// Something that was set aside, if it is there and not damaged.
-    ///
-    /// # Errors
-    /// If the journal is closed or cannot be read.
-    pub fn set_aside(&mut self, id: SetAsideId) -> Result<Option<SetAside>, StoreError> {
-        self.read_placed(|connection, placements| set_aside::find(connection, placements, id))
-    }
-
-    fn read_placed<T>(
-        &mut self,
-        read: impl FnOnce(&Connection, &Placements) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
-        let Some(connection) = &self.connection else { return Err(self.closed()) };
-        let attempt = Attempt::new("read the journal", &self.path);
-        let placements = match self.placements.take() {
-            Some(placements) => placements,
-            None => Placements::read(connection).map_err(|e| attempt.sql(e))?,
-        };
-        let found = read(connection, &placements);
-        self.placements = Some(placements);
-        found.map_err(|e| attempt.sql(e))
-    }
-
-    /// How many damaged rows [`Buffer::outbound`] has left out so far.
+    /// How many damaged rows [`Buffer::outbound`] and [`Buffer::recover`] have left out so far, with what belongs to them.
     pub fn damaged_rows(&self) -> u64 {
         self.damaged_rows
-    }
-
-    /// What became of readings at the hub, as far as the disk knows; without the rejected ones. Those of devices with a
-    /// mark of their own are not meant, see [`Buffer::own_settlements`].
-    ///
-    /// # Errors
-    /// If the journal is closed or cannot be read.
-    pub fn settlement(&self) -> Result<Settlement, StoreError> {
-        let Some(connection) = &self.connection else { return Err(self.closed()) };
-        settled::read(connection)
-            .map_err(|e| Attempt::new("read the mark of the uplink in", &self.path).sql(e))
-    }
-
-    /// The same for each device with a mark of its own.
-    ///
-    /// # Errors
-    /// If the journal is closed or cannot be read.
-    pub fn own_settlements(&self) -> Result<BTreeMap<DeviceName, Settlement>, StoreError> {
-        let Some(connection) = &self.connection else { return Err(self.closed()) };
-        own_marks::read(connection)
-            .map_err(|e| Attempt::new("read the marks of devices in", &self.path).sql(e))
     }
 
     /// Whether there are, or were, readings of a device called `name`.
@@ -260,39 +171,6 @@ impl Buffer {
         own_marks::number(connection, name)
             .map(|number| number.is_some())
             .map_err(|e| Attempt::new("look a device up in", &self.path).sql(e))
-    }
-
-    /// Each of `devices` has a mark of its own from now on, which begins where everybody's is.
-    ///
-    /// To be called before the readings of these devices are left out of what everybody's uplink reads.
-    ///
-    /// # Errors
-    /// As [`Buffer::append`].
-    pub fn begin_own_marks(&mut self, devices: &[DeviceName]) -> Result<(), StoreError> {
-        let Some(connection) = &mut self.connection else { return Err(self.closed()) };
-        own_marks::begin(connection, devices)
-            .map_err(|error| self.after_failure("begin the marks of devices in the journal", error))
-    }
-
-    /// None of `devices` has a mark of its own any more. Everybody's goes back to before the first reading of theirs that
-    /// the hub does not have, so that an uplink that begins now sends it; others may be sent twice.
-    ///
-    /// # Errors
-    /// As [`Buffer::append`].
-    pub fn end_own_marks(&mut self, devices: &[DeviceName]) -> Result<(), StoreError> {
-        let Some(connection) = &mut self.connection else { return Err(self.closed()) };
-        own_marks::end(connection, devices)
-            .map_err(|error| self.after_failure("end the marks of devices in the journal", error))
-    }
-
-    /// How many readings that the hub does not take are set aside.
-    ///
-    /// # Errors
-    /// If the journal is closed or cannot be read.
-    pub fn rejected_len(&self) -> Result<u64, StoreError> {
-        let Some(connection) = &self.connection else { return Err(self.closed()) };
-        settled::rejected_len(connection)
-            .map_err(|e| Attempt::new("count the rejected readings in", &self.path).sql(e))
     }
 
     /// Does one step of what keeps the journal within `budget`: at most `rows_max` readings leave it, or its file gives
@@ -344,14 +222,28 @@ impl Buffer {
 
     /// Reads back the sessions with all that belongs to them, and the retained messages.
     ///
-    /// Called after [`Buffer::open`] and [`Buffer::reopen`]. A damaged row is left out, and so is what belongs to it.
+    /// Called after [`Buffer::open`] and [`Buffer::reopen`]. A damaged row is left out, and so is what belongs to it; all
+    /// of that is removed.
     ///
     /// # Errors
-    /// If the journal is closed or cannot be read.
-    pub fn recover(&self) -> Result<Recovered, StoreError> {
-        let Some(connection) = &self.connection else { return Err(self.closed()) };
-        let recovered = recovery::read(connection, self.boot, &self.path)
+    /// If the journal is closed or cannot be read, or as [`Buffer::append`] if the removal fails in a way that leaves
+    /// doubt.
+    pub fn recover(&mut self) -> Result<Recovered, StoreError> {
+        let Some(connection) = &mut self.connection else { return Err(self.closed()) };
+        let (recovered, left_out) = recovery::read(connection, self.boot, &self.path)
             .map_err(|e| Attempt::new("read the sessions in the journal", &self.path).sql(e))?;
+        self.damaged_rows += left_out.len() as u64;
+        if !left_out.is_empty()
+            && let Err(error) = sweep::remove(connection, &left_out)
+        {
+            let error = Attempt::new("remove damaged rows of the journal", &self.path).sql(error);
+            let is_harmless = matches!(error, StoreError::Corrupt(_)) || is_rolled_back(&error);
+            self.close_unless(is_harmless);
+            if !self.is_open() {
+                return Err(error);
+            }
+            log::warn!("{error}; they are left out again at the next start");
+        }
         Ok(Recovered { last_seq: self.last_seq, ..recovered })
     }
 
@@ -500,144 +392,10 @@ impl Drop for Buffer {
     }
 }
 
-fn open_sound(
-    path: &Path,
-    options: &StoreOptions,
-    boot_id: &BootId,
-    opening: Opening,
-    clock: ClockState,
-    check_time: Duration,
-) -> Result<Sound, StoreError> {
-    let attempt = Attempt::new(JOURNAL.open_action, path);
-    let mut connection = open::open_writer(path, &JOURNAL, options)?;
-    health::quick_check(&mut connection, path, check_time)?;
-    // What an earlier run could not flush is written once more, and the log starts anew: a commit must not lean on
-    // frames of which the storage may hold less than the kernel's copy says.
-    open::checkpoint(&connection).map_err(|e| attempt.sql(e))?;
-    let (boot, canary) = begin(&mut connection, boot_id, opening, clock).map_err(|e| attempt.sql(e))?;
-    health::expect_canary(&connection, path, canary)?;
-    let (last_seq, lost) = read_last_seq(&connection).map_err(|e| attempt.sql(e))?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    // Replaces SQLite's own automatic checkpoint, which keeps its I/O errors to itself.
-    connection.wal_hook(Some(checkpoint_long_log)).map_err(|e| attempt.sql(e))?;
-    open::checkpoint_on_close(&connection, true).map_err(|e| attempt.sql(e))?;
-    Ok(Sound { connection, boot, last_seq, lost })
-}
-
-fn begin(
-    connection: &mut Connection,
-    boot_id: &BootId,
-    opening: Opening,
-    clock: ClockState,
-) -> rusqlite::Result<(Boot, i64)> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let boot = boots::resume(&transaction, boot_id, opening, clock)?;
-    let canary = health::release_canary(&transaction)?;
-    transaction.commit()?;
-    Ok((boot, canary))
-}
-
-fn read_last_seq(connection: &Connection) -> rusqlite::Result<(Seq, Losses)> {
-    let last: i64 =
-        connection.query_row("SELECT coalesce(max(seq), 0) FROM journal", [], |row| row.get(0))?;
-    let in_journal = Seq(u64::try_from(last).unwrap_or(0));
-    // Readings may have been removed, and their places are not given again.
-    let (removed, lost) = retention::read_removed(connection)?;
-    Ok((in_journal.max(settled::last_seq(connection)?).max(removed), lost))
-}
-
-fn note_files(
-    path: &Path,
-    options: &StoreOptions,
-    earlier: Option<OpenedFiles>,
-) -> Result<Option<OpenedFiles>, StoreError> {
-    match options.vfs {
-        Some(_) => Ok(None),
-        None => OpenedFiles::note(path, earlier).map(Some),
-    }
-}
-
 /// Neither comes from a flush, so SQLite has rolled back for certain: the next commit takes the place of whatever was
 /// written. Reopening a full disk would need space itself.
 fn is_rolled_back(error: &StoreError) -> bool {
     matches!(error, StoreError::Full(_) | StoreError::Busy(_))
-}
-
-fn assert_consecutive(last_seq: Seq, batch: &Batch) {
-    let mut expected = last_seq;
-    for record in &batch.records {
-        expected = expected.next();
-        assert!(record.seq == expected, "reading {} came where {} belongs", record.seq.0, expected.0);
-    }
-}
-
-fn commit(
-    connection: &mut Connection,
-    devices: &JournalDevices,
-    boot: Boot,
-    quarantine_rows: u32,
-    batch: &Batch,
-) -> rusqlite::Result<Committed> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut fresh = Fresh::default();
-    write_records(&transaction, devices, &mut fresh, boot, batch)?;
-    let dropped =
-        quarantine::keep(&transaction, devices, &mut fresh, boot, &batch.quarantined, quarantine_rows)?;
-    sessions::apply(&transaction, boot, &batch.changes)?;
-    let mut rejected_dropped = 0;
-    for settlement in &batch.settlements {
-        rejected_dropped += settled::write(&transaction, settlement, quarantine_rows)?;
-    }
-    set_aside::remove(&transaction, &batch.over)?;
-    transaction.commit()?;
-    Ok(Committed { fresh, dropped, rejected_dropped })
-}
-
-fn write_records(
-    transaction: &Transaction<'_>,
-    devices: &JournalDevices,
-    fresh: &mut Fresh,
-    boot: Boot,
-    batch: &Batch,
-) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached(
-        "INSERT INTO journal (seq, device, boot, at_ms, device_ts, payload, checksum)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-    )?;
-    for record in &batch.records {
-        let row = JournalRow {
-            seq: i64::try_from(record.seq.0).expect("a reading per nanosecond takes 292 years to get there"),
-            device: devices.number(transaction, fresh, &record.device)?,
-            boot: boot.number,
-            at_ms: record.received.as_millis(),
-            device_ts: record.device_ts,
-            payload: record.values.as_bytes(),
-        };
-        let checksum = row.checksum();
-        insert.execute(params![
-            row.seq,
-            row.device,
-            row.boot,
-            row.at_ms,
-            row.device_ts,
-            record.values,
-            checksum
-        ])?;
-    }
-    Ok(())
-}
-
-/// Runs after every commit. An error makes the commit report it, though the batch is on disk: it is then in doubt, and
-/// the reopening that follows writes everything of the log again.
-fn checkpoint_long_log(wal: &mut Wal, pages: i32) -> rusqlite::Result<()> {
-    if pages < WAL_PAGES {
-        return Ok(());
-    }
-    match wal.checkpoint() {
-        // The log holds everything and grows a little; the next commit tries again.
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
-        outcome => open::unless_busy(outcome),
-    }
 }
 
 /// The log was deleted, but it lives as long as it is open: its readings go into the database now or never, so readers

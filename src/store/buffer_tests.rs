@@ -3,12 +3,15 @@
 use std::{
     fs,
     os::unix::fs::{FileExt, PermissionsExt},
+    sync::Arc,
 };
 
 use super::*;
 use crate::{
     clock::{Mono, Wall},
+    mqtt::{QoS, TopicName},
     record::{Quarantined, Record},
+    session::{Message, durable::Change},
     store::{
         private_file::companion,
         test_bench::{Bench, SET, UNSET, name, record},
@@ -266,6 +269,31 @@ fn a_journal_locked_by_a_shell_goes_on_once_it_is_free() {
 }
 
 #[test]
+fn a_damaged_row_that_cannot_be_removed_is_left_out_all_the_same() {
+    let (bench, mut buffer, ..) = with_three();
+    let retained = |topic: &str| {
+        let topic = TopicName::parse(topic).expect("a name");
+        Change::Retained(Arc::new(Message::new(topic, b"x", QoS::AtMostOnce)))
+    };
+    let changes = vec![retained("a"), retained("b")];
+    buffer.append(&Batch { changes, ..Batch::default() }).expect("appended");
+    bench.sql("UPDATE retained SET payload = x'00' WHERE topic = 'a'");
+    buffer.connection.as_ref().expect("open").busy_timeout(Duration::ZERO).expect("set");
+    let shell = Connection::open(bench.dir.buffer_path()).expect("opened");
+    shell.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let topics = |buffer: &mut Buffer| -> Vec<String> {
+        let found = buffer.recover().expect("read");
+        found.retained.iter().map(|message| message.topic().as_str().to_owned()).collect()
+    };
+    assert_eq!(topics(&mut buffer), ["b"]);
+    assert_eq!((buffer.is_open(), buffer.damaged_rows()), (true, 1));
+    assert_eq!(rows(&bench, "SELECT topic FROM retained ORDER BY topic"), ["a", "b"]);
+    shell.execute_batch("ROLLBACK").expect("free");
+    assert_eq!(topics(&mut buffer), ["b"]);
+    assert_eq!(rows(&bench, "SELECT topic FROM retained"), ["b"]);
+}
+
+#[test]
 fn reopening_a_sound_journal_changes_nothing() {
     let (bench, mut buffer, ..) = with_three();
     let _reader = bench.reader();
@@ -446,7 +474,7 @@ fn the_log_stays_short_and_keeps_its_size_through_a_checkpoint() {
     }
     let size = |path: &Path| fs::metadata(path).expect("there").len();
     let log = size(&wal);
-    assert!(log < 2 * WAL_PAGES as u64 * (1024 + 24), "{log} bytes");
+    assert!(log < 2 * open::WAL_PAGES as u64 * (1024 + 24), "{log} bytes");
     assert!(size(&database) > 30 * 1024, "the log was copied on the way");
     buffer.checkpoint().expect("copied");
     assert_eq!(size(&wal), log);

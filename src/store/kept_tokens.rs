@@ -2,7 +2,7 @@
 //!
 //! A small file for its owner only, one line for each device: its name, a tab, its token; neither can hold a tab. An
 //! entry counts only while the registry has a device of that name with that token, so that no crash between the two
-//! files can do harm.
+//! files can do harm. A line without a token says that the device is not to be forwarded so, and no token of it kept.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,8 @@ const OTHERS: u32 = 0o077;
 /// What the file holds; `Debug` shows no token.
 #[derive(Clone, Debug, Default)]
 pub struct KeptTokens {
-    tokens: BTreeMap<DeviceName, Token>,
+    /// None for a device of which none is to be kept.
+    tokens: BTreeMap<DeviceName, Option<Token>>,
 }
 
 /// Changes when the file was written again.
@@ -103,39 +104,51 @@ impl KeptTokens {
 
     /// Keeps the token of `device`.
     pub fn keep(&mut self, device: DeviceName, token: Token) {
-        self.tokens.insert(device, token);
+        self.tokens.insert(device, Some(token));
     }
 
-    /// Forgets the token of `device`.
+    /// Forgets the token of `device`, which is not to be forwarded as itself, whatever tokens it is given.
+    pub fn decline(&mut self, device: DeviceName) {
+        self.tokens.insert(device, None);
+    }
+
+    /// Whether `device` is not to be forwarded as itself.
+    pub fn declines(&self, device: &DeviceName) -> bool {
+        matches!(self.tokens.get(device), Some(None))
+    }
+
+    /// Forgets everything about `device`.
     pub fn forget(&mut self, device: &DeviceName) {
         self.tokens.remove(device);
     }
 
     /// Whether a token of `device` is kept, be it the one that counts or not.
     pub fn has(&self, device: &DeviceName) -> bool {
-        self.tokens.contains_key(device)
+        matches!(self.tokens.get(device), Some(Some(_)))
     }
 
     /// The token kept of `identity`, if it is a device and this is the token it has.
     pub fn of(&self, identity: &Identity) -> Option<&Token> {
-        let token = self.tokens.get(&identity.name)?;
+        let token = self.tokens.get(&identity.name)?.as_ref()?;
         (identity.role.is_device() && token.hash().equals(&identity.token_hash)).then_some(token)
     }
 
-    /// Whether there are none.
+    /// Whether no token is kept.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.tokens.values().all(Option::is_none)
     }
 
     fn to_text(&self) -> String {
-        let lines = self.tokens.iter().map(|(device, token)| format!("{device}\t{}\n", token.reveal()));
-        lines.collect()
+        let text =
+            |token: &Option<Token>| token.as_ref().map_or(String::new(), |token| token.reveal().to_owned());
+        self.tokens.iter().map(|(device, token)| format!("{device}\t{}\n", text(token))).collect()
     }
 }
 
-fn entry(line: &str) -> Option<(DeviceName, Token)> {
+fn entry(line: &str) -> Option<(DeviceName, Option<Token>)> {
     let (name, token) = line.split_once('\t')?;
-    Some((DeviceName::parse(name).ok()?, Token::parse(token).ok()?))
+    let token = if token.is_empty() { None } else { Some(Token::parse(token).ok()?) };
+    Some((DeviceName::parse(name).ok()?, token))
 }
 
 #[cfg(test)]
@@ -164,6 +177,22 @@ mod tests {
         let path = bench.dir.kept_tokens_path();
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o7777, 0o600);
         assert!(!format!("{kept:?}").contains("a b"));
+    }
+
+    #[test]
+    fn a_device_that_is_not_to_be_forwarded_so_is_remembered_until_it_is_kept_again_or_forgotten() {
+        let bench = Bench::new();
+        let pump = name("pump");
+        let change = |change: &dyn Fn(&mut KeptTokens)| {
+            KeptTokens::change(&bench.dir, change).expect("written");
+            let kept = KeptTokens::read(&bench.dir).expect("read");
+            (kept.has(&pump), kept.declines(&pump), kept.is_empty())
+        };
+        assert_eq!(change(&|kept| kept.keep(name("pump"), token("one"))), (true, false, false));
+        assert_eq!(change(&|kept| kept.decline(name("pump"))), (false, true, true));
+        assert_eq!(change(&|kept| kept.keep(name("pump"), token("one"))), (true, false, false));
+        assert_eq!(change(&|kept| kept.decline(name("pump"))), (false, true, true));
+        assert_eq!(change(&|kept| kept.forget(&name("pump"))), (false, false, true));
     }
 
     #[test]
@@ -206,10 +235,11 @@ mod tests {
 
     #[test]
     fn lines_that_make_no_sense_are_left_out() {
-        assert!(entry("pump").is_none() && entry("a/b\ttoken").is_none() && entry("pump\t").is_none());
+        assert!(entry("pump").is_none() && entry("a/b\ttoken").is_none() && entry("pump\t ").is_none());
         assert_eq!(
-            entry("pump\tx").map(|(name, token)| (name.to_string(), token.reveal().to_owned())),
-            Some(("pump".to_owned(), "x".to_owned()))
+            entry("pump\tx")
+                .map(|(name, token)| (name.to_string(), token.map(|token| token.reveal().to_owned()))),
+            Some(("pump".to_owned(), Some("x".to_owned())))
         );
     }
 }

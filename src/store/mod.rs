@@ -33,9 +33,11 @@ mod registry_role;
 mod retention;
 mod retention_by_device;
 mod schema;
+mod session_tables;
 mod sessions;
 mod set_aside;
 mod settled;
+mod sweep;
 #[cfg(test)]
 mod test_bench;
 

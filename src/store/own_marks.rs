@@ -46,6 +46,11 @@ impl Marks {
         Ok((!own.is_empty()).then(|| Self { everybody: everybody.clone(), own }))
     }
 
+    /// The place before which everything is settled.
+    pub(super) fn lowest(&self) -> Seq {
+        self.own.values().chain([&self.everybody]).map(|mark| mark.through).min().unwrap_or_default()
+    }
+
     /// Whether the reading at `seq`, of the device with this number, is settled.
     pub(super) fn covers(&self, device: i64, seq: i64) -> bool {
         let mark = self.own.get(&device).unwrap_or(&self.everybody);

@@ -4,13 +4,14 @@
 
 use std::{cell::Cell, fmt, path::PathBuf};
 
-use rusqlite::{Connection, Row, Statement, types::ValueRef};
+use rusqlite::{Connection, Row, Statement, params, types::ValueRef};
 
 use super::{
     checksum::JournalRow,
     data_dir::DataDir,
     error::{Attempt, StoreError},
     open::{self, StoreOptions},
+    own_marks::Marks,
     placement::Placements,
     schema::JOURNAL,
     set_aside::{self, SetAside},
@@ -143,6 +144,10 @@ impl BufferReader {
         let attempt = Attempt::new("read the mark of the uplink in", &self.path);
         let read = || {
             let settled = settled::read(&self.connection)?;
+            if let Some(marks) = Marks::read(&self.connection, &settled)? {
+                let waiting = self.waiting_by_device(&marks)?;
+                return Ok(UplinkMark { waiting, rejected: settled::rejected_len(&self.connection)? });
+            }
             let ends = "SELECT coalesce((SELECT min(seq) FROM journal), 1), coalesce((SELECT max(seq) FROM journal), 0)";
             let (first, last): (i64, i64) =
                 self.connection.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -154,6 +159,26 @@ impl BufferReader {
             Ok(UplinkMark { waiting, rejected: settled::rejected_len(&self.connection)? })
         };
         read().map_err(|e: rusqlite::Error| attempt.sql(e))
+    }
+
+    /// Where devices have marks of their own, only their readings tell which are settled.
+    fn waiting_by_device(&self, marks: &Marks) -> rusqlite::Result<u64> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT seq, device FROM journal WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+        let (mut after, mut waiting) = (i64::try_from(marks.lowest().0).unwrap_or(i64::MAX), 0);
+        loop {
+            let mut rows = statement.query(params![after, WINDOW_ROWS as i64])?;
+            let mut looked_at = 0;
+            while let Some(row) = rows.next()? {
+                after = row.get(0)?;
+                waiting += u64::from(!marks.covers(row.get(1)?, after));
+                looked_at += 1;
+            }
+            if looked_at < WINDOW_ROWS {
+                return Ok(waiting);
+            }
+        }
     }
 
     /// How many damaged rows reads have skipped so far; one that is met twice counts twice.

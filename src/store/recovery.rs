@@ -1,9 +1,10 @@
 //! Sessions and retained messages as they are found on disk; [`super::sessions`] writes them.
 //!
-//! A damaged row is left out, with what cannot be without it: a session less is better than a broker less. Pages that
-//! SQLite itself cannot read are an error all the same.
+//! A damaged row is left out, with what cannot be without it: a session less is better than a broker less. What was left
+//! out is removed by [`super::sweep`]. Pages that SQLite itself cannot read are an error all the same.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
     path::Path,
@@ -11,9 +12,18 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, Row, types::FromSql};
+use rusqlite::{
+    Connection, Row,
+    types::{FromSql, ValueRef},
+};
 
-use super::boots::Boot;
+use super::{
+    boots::Boot,
+    session_tables::{
+        COLUMNS_MAX, DELIVERIES, MESSAGES, RETAINED, SESSIONS, SUBSCRIPTIONS, Table, UNRELEASED, WILLS,
+    },
+    sweep::LeftOut,
+};
 use crate::{
     clock::Mono,
     identity::TokenMark,
@@ -25,11 +35,15 @@ use crate::{
     },
 };
 
-/// Reads everything but the readings; times are those of `boot`.
-pub(super) fn read(connection: &Connection, boot: Boot, path: &Path) -> rusqlite::Result<Recovered> {
+/// Reads everything but the readings, and gives back as well what it had to leave out; times are those of `boot`.
+pub(super) fn read(
+    connection: &Connection,
+    boot: Boot,
+    path: &Path,
+) -> rusqlite::Result<(Recovered, Vec<LeftOut>)> {
     // One state for all tables: a person with a shell may be at them.
     let transaction = connection.unchecked_transaction()?;
-    let tables = Tables { connection: &transaction, boot, path };
+    let tables = Tables { connection: &transaction, boot, path, left_out: RefCell::default() };
     let mut sessions = tables.sessions()?;
     tables.add_subscriptions(&mut sessions)?;
     tables.add_unreleased(&mut sessions)?;
@@ -37,7 +51,7 @@ pub(super) fn read(connection: &Connection, boot: Boot, path: &Path) -> rusqlite
     tables.add_deliveries(&mut sessions)?;
     let spoken_of = deliveries(&sessions).map(|delivery| delivery.message).max().unwrap_or_default();
     let messages = tables.messages(&mut sessions)?;
-    Ok(Recovered {
+    let recovered = Recovered {
         sessions: sessions.into_values().collect(),
         messages,
         retained: tables.retained()?,
@@ -45,7 +59,8 @@ pub(super) fn read(connection: &Connection, boot: Boot, path: &Path) -> rusqlite
         last_message: MessageId(tables.last(LAST_MESSAGE)?).max(spoken_of),
         last_delivery: DeliveryId(tables.last(LAST_DELIVERY)?),
         ..Recovered::default()
-    })
+    };
+    Ok((recovered, tables.left_out.into_inner()))
 }
 
 // Rows that are left out count: a number must not come to mean something else than they say.
@@ -61,28 +76,31 @@ struct Tables<'a> {
     connection: &'a Connection,
     boot: Boot,
     path: &'a Path,
+    left_out: RefCell<Vec<LeftOut>>,
 }
 
 impl Tables<'_> {
-    /// Hands each row to `take`, which gives back none for a damaged one; says once how many those were.
-    fn each(
-        &self,
-        table: &str,
-        columns: &str,
-        mut take: impl FnMut(&Row<'_>) -> Option<()>,
-    ) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare(&format!("SELECT {columns} FROM {table} ORDER BY 1"))?;
-        let (mut rows, mut damaged) = (statement.query([])?, 0_u64);
+    /// Hands each sound row to `take`, which gives back none for one that cannot be used; says once how many there were
+    /// that are not.
+    fn each(&self, table: Table, mut take: impl FnMut(&Row<'_>) -> Option<()>) -> rusqlite::Result<()> {
+        let columns = table.columns.join(", ");
+        let sql = format!("SELECT {columns}, checksum FROM {} ORDER BY 1", table.name);
+        let mut statement = self.connection.prepare(&sql)?;
+        let (mut rows, before) = (statement.query([])?, self.left_out.borrow().len());
         while let Some(row) = rows.next()? {
-            damaged += u64::from(take(row).is_none());
+            if !(is_sound(table, row)? && take(row).is_some()) {
+                self.left_out.borrow_mut().push(LeftOut::row(table, row)?);
+            }
         }
-        self.warn(table, damaged);
+        self.tell(table, before);
         Ok(())
     }
 
-    fn warn(&self, table: &str, damaged: u64) {
-        if damaged > 0 {
-            log::error!("left out {damaged} damaged rows of the table {table} in {}", self.path.display());
+    fn tell(&self, table: Table, left_out_before: usize) {
+        let count = self.left_out.borrow().len() - left_out_before;
+        if count > 0 {
+            let (table, path) = (table.name, self.path.display());
+            log::error!("left out {count} rows of the table {table} in {path}: damaged, or part of what is");
         }
     }
 
@@ -92,7 +110,7 @@ impl Tables<'_> {
 
     fn sessions(&self) -> rusqlite::Result<Sessions> {
         let mut sessions = Sessions::new();
-        self.each("sessions", "session, identity, client_id, expiry_s, ended_ms, token", |row| {
+        self.each(SESSIONS, |row| {
             let row = SessionRow {
                 id: SessionId(number(row, 0)?),
                 identity: IdentityId(get(row, 1)?),
@@ -115,8 +133,7 @@ impl Tables<'_> {
     }
 
     fn add_subscriptions(&self, sessions: &mut Sessions) -> rusqlite::Result<()> {
-        let columns = "session, filter, qos, no_local, retain_as_published, identifier";
-        self.each("subscriptions", columns, |row| {
+        self.each(SUBSCRIPTIONS, |row| {
             let filter: String = get(row, 1)?;
             TopicFilter::parse(&filter).ok()?;
             let identifier: Option<u32> = get(row, 5)?;
@@ -135,7 +152,7 @@ impl Tables<'_> {
     }
 
     fn add_unreleased(&self, sessions: &mut Sessions) -> rusqlite::Result<()> {
-        self.each("unreleased", "session, packet_id", |row| {
+        self.each(UNRELEASED, |row| {
             let packet_id = PacketId::new(get(row, 1)?)?;
             session(sessions, row)?.unreleased.push(packet_id);
             Some(())
@@ -143,9 +160,7 @@ impl Tables<'_> {
     }
 
     fn add_wills(&self, sessions: &mut Sessions) -> rusqlite::Result<()> {
-        let columns =
-            "session, topic, payload, properties, qos, retain, lives_ms, delay_ms, is_telemetry, due_ms";
-        self.each("wills", columns, |row| {
+        self.each(WILLS, |row| {
             let will = Will {
                 message: message(row, 1, None)?,
                 lives: match get(row, 6)? {
@@ -161,8 +176,7 @@ impl Tables<'_> {
     }
 
     fn add_deliveries(&self, sessions: &mut Sessions) -> rusqlite::Result<()> {
-        let columns = "delivery, session, message, qos, retain, identifiers, share, packet_id, received";
-        self.each("deliveries", columns, |row| {
+        self.each(DELIVERIES, |row| {
             let packet_id: Option<u16> = get(row, 7)?;
             let delivery = DeliveryRow {
                 id: DeliveryId(number(row, 0)?),
@@ -191,28 +205,33 @@ impl Tables<'_> {
         let mut missing: BTreeSet<MessageId> =
             deliveries(sessions).map(|delivery| delivery.message).collect();
         let mut messages = Vec::new();
-        self.each("messages", "message, topic, payload, properties, qos, retain, expires_ms", |row| {
+        self.each(MESSAGES, |row| {
             let id = MessageId(number(row, 0)?);
-            // One that nobody waits for any more does no harm.
-            if missing.contains(&id) {
-                messages.push((id, Arc::new(message(row, 1, self.time(row, 6)?)?)));
-                missing.remove(&id);
+            // One that nobody waits for any more lost those who did.
+            if !missing.contains(&id) {
+                return None;
             }
+            messages.push((id, Arc::new(message(row, 1, self.time(row, 6)?)?)));
+            missing.remove(&id);
             Some(())
         })?;
-        let mut lost = 0;
+        let before = self.left_out.borrow().len();
         for session in sessions.values_mut() {
-            let before = session.deliveries.len();
-            session.deliveries.retain(|delivery| !missing.contains(&delivery.message));
-            lost += (before - session.deliveries.len()) as u64;
+            session.deliveries.retain(|delivery| {
+                let is_whole = !missing.contains(&delivery.message);
+                if !is_whole {
+                    self.left_out.borrow_mut().push(LeftOut::numbered(DELIVERIES, delivery.id.0));
+                }
+                is_whole
+            });
         }
-        self.warn("deliveries", lost);
+        self.tell(DELIVERIES, before);
         Ok(messages)
     }
 
     fn retained(&self) -> rusqlite::Result<Vec<Message>> {
         let mut retained = Vec::new();
-        self.each("retained", "topic, payload, properties, qos, retain, expires_ms", |row| {
+        self.each(RETAINED, |row| {
             retained.push(message(row, 0, self.time(row, 5)?)?);
             Some(())
         })?;
@@ -224,6 +243,20 @@ impl Tables<'_> {
         let running_ms: Option<i64> = get(row, column)?;
         Some(running_ms.map(|running_ms| self.boot.mono(running_ms)))
     }
+}
+
+/// Whether the row is what was written, as far as its checksum tells; one from before there was any has none.
+fn is_sound(table: Table, row: &Row<'_>) -> rusqlite::Result<bool> {
+    let mut values = [ValueRef::Null; COLUMNS_MAX];
+    let values = &mut values[..table.columns.len()];
+    for (column, value) in values.iter_mut().enumerate() {
+        *value = row.get_ref(column)?;
+    }
+    Ok(match row.get_ref(values.len())? {
+        ValueRef::Null => true,
+        ValueRef::Integer(checksum) => checksum == (table.checksum)(values),
+        ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => false,
+    })
 }
 
 fn get<T: FromSql>(row: &Row<'_>, column: usize) -> Option<T> {

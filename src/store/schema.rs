@@ -28,7 +28,7 @@ pub(super) const JOURNAL: Schema = Schema {
     open_action: "open the journal",
     application_id: 0x4642_4A31,
     shrinks: true,
-    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5],
+    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5, JOURNAL_6],
 };
 
 /// The schema of `registry.db`.
@@ -198,6 +198,17 @@ const JOURNAL_5: &str = "
 ALTER TABLE sessions ADD COLUMN token INTEGER;
 ";
 
+// Rows of sessions and retained messages get a checksum as the readings have one; rows from before have none.
+const JOURNAL_6: &str = "
+ALTER TABLE sessions ADD COLUMN checksum INTEGER;
+ALTER TABLE subscriptions ADD COLUMN checksum INTEGER;
+ALTER TABLE messages ADD COLUMN checksum INTEGER;
+ALTER TABLE deliveries ADD COLUMN checksum INTEGER;
+ALTER TABLE unreleased ADD COLUMN checksum INTEGER;
+ALTER TABLE wills ADD COLUMN checksum INTEGER;
+ALTER TABLE retained ADD COLUMN checksum INTEGER;
+";
+
 const REGISTRY_1: &str = "
 CREATE TABLE devices (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -232,6 +243,11 @@ PRAGMA ignore_check_constraints = OFF;
 /// The journal as it was when it knew readings only.
 #[cfg(test)]
 pub(super) const JOURNAL_BEFORE_SESSIONS: Schema = Schema { migrations: &[JOURNAL_1], ..JOURNAL };
+
+/// The journal as it was when rows of sessions had no checksum.
+#[cfg(test)]
+pub(super) const JOURNAL_BEFORE_CHECKSUMS: Schema =
+    Schema { migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5], ..JOURNAL };
 
 /// The registry as it was when it knew devices only.
 #[cfg(test)]
@@ -363,7 +379,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("buffer.db");
         let newer = open_writer(&path, &JOURNAL, &StoreOptions::default()).expect("made");
-        newer.execute_batch("PRAGMA user_version = 7").expect("set");
+        newer.pragma_update(None, "user_version", JOURNAL.version() + 1).expect("set");
         // Closed without a checkpoint: the future's version stands in the log only, as after a power cut.
         drop(newer);
         let bytes = |suffix| std::fs::read(dir.path().join(format!("buffer.db{suffix}"))).expect("a file");
@@ -372,9 +388,10 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "cannot open the journal {}: it was written by a newer version (schema 7, this build knows {}); \
+                "cannot open the journal {}: it was written by a newer version (schema {}, this build knows {}); \
                  upgrade this build, or point `data_dir` at another directory",
                 path.display(),
+                JOURNAL.version() + 1,
                 JOURNAL.version()
             )
         );

@@ -41,6 +41,12 @@ impl Bench {
         Registry::open(&self.dir, &self.options).expect("opened")
     }
 
+    /// The one number a query on the journal gives.
+    pub(super) fn number(&self, sql: &str) -> i64 {
+        let shell = Connection::open(self.dir.buffer_path()).expect("opened");
+        shell.query_row(sql, [], |row| row.get(0)).expect(sql)
+    }
+
     /// Runs SQL on the journal as a person with a shell would.
     pub(super) fn sql(&self, sql: &str) {
         let shell = Connection::open(self.dir.buffer_path()).expect("opened");

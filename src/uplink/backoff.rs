@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use crate::limits::{UPLINK_BACKOFF_MAX, UPLINK_BACKOFF_MIN};
+use crate::limits::{UPLINK_BACKOFF_MAX, UPLINK_BACKOFF_MIN, UPLINK_REFUSED_WAIT};
 
 /// Waits that grow from attempt to attempt, each drawn by chance.
 #[derive(Debug)]
 pub(super) struct Backoff {
     attempts: u32,
+    /// How often in a row the hub has refused us.
+    refusals: usize,
     chance: u64,
 }
 
@@ -15,7 +17,7 @@ impl Backoff {
     /// The first wait will be short; `seed` makes ours differ from other gateways'.
     pub(super) fn new(seed: u64) -> Self {
         // Seeds may be small numbers that follow each other: spread them, and never start at zero.
-        Self { attempts: 0, chance: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1 }
+        Self { attempts: 0, refusals: 0, chance: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1 }
     }
 
     /// How long to wait now: by chance between [`UPLINK_BACKOFF_MIN`] and a ceiling that doubles with each attempt, up
@@ -27,11 +29,19 @@ impl Backoff {
         UPLINK_BACKOFF_MIN + self.part_of(ceiling - UPLINK_BACKOFF_MIN)
     }
 
+    /// How long to wait after a refusal: as the `first` waits say, then [`UPLINK_REFUSED_WAIT`], each give or take a fifth.
+    pub(super) fn next_refused_wait(&mut self, first: &[Duration]) -> Duration {
+        let span = first.get(self.refusals).copied().unwrap_or(UPLINK_REFUSED_WAIT);
+        self.refusals = self.refusals.saturating_add(1);
+        self.around(span)
+    }
+
     /// The hub has acknowledged readings: the next wait is a short one again.
     ///
     /// A connection alone is no reason: a hub that lets us in and throws us out again would be asked every second.
     pub(super) fn reset(&mut self) {
         self.attempts = 0;
+        self.refusals = 0;
     }
 
     /// `span` give or take a fifth.
@@ -78,6 +88,22 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next_wait() <= Duration::from_secs(2));
+    }
+
+    #[test]
+    fn who_is_refused_again_and_again_waits_longer_until_readings_are_taken() {
+        let first = [Duration::from_secs(15), Duration::from_secs(60)];
+        let mut backoff = Backoff::new(7);
+        for _ in 0..2 {
+            for seconds in [15, 60, 300, 300] {
+                let wait = backoff.next_refused_wait(&first);
+                let span = Duration::from_secs(seconds);
+                assert!((span * 4 / 5..=span * 6 / 5).contains(&wait), "{seconds}: {wait:?}");
+            }
+            backoff.reset();
+        }
+        let wait = Backoff::new(7).next_refused_wait(&[]);
+        assert!(wait >= Duration::from_secs(240), "{wait:?}");
     }
 
     #[test]

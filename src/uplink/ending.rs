@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limits::{UPLINK_GAP_DOUBTED, UPLINK_GAP_MAX, UPLINK_REFUSED_WAIT, UPLINK_TOLD_OFF_SPAN};
+use crate::limits::{UPLINK_DEVICE_REFUSED_WAITS, UPLINK_GAP_DOUBTED, UPLINK_GAP_MAX, UPLINK_TOLD_OFF_SPAN};
 
 use super::{
     Alarm, Link, Uplink,
@@ -164,7 +164,10 @@ impl Uplink {
         let wait = match pause {
             Pause::BackOff | Pause::Clock => self.backoff.next_wait(),
             Pause::AtLeast(span) => self.backoff.next_wait().max(self.backoff.around(span)),
-            Pause::Refused => self.backoff.around(UPLINK_REFUSED_WAIT),
+            Pause::Refused if self.settings.mode.is_device() => {
+                self.backoff.next_refused_wait(&UPLINK_DEVICE_REFUSED_WAITS)
+            }
+            Pause::Refused => self.backoff.next_refused_wait(&[]),
         };
         // The same trouble again and again is told once.
         if self.people.last_error.as_ref().is_none_or(|(last, _)| *last != words) {

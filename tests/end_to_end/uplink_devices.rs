@@ -1,6 +1,11 @@
 //! Devices forwarded as themselves: each over a connection of its own, with the token it has here and at the hub.
 
-use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _, process::Stdio};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    process::{Output, Stdio},
+};
 
 use crate::support::{
     broker::{Broker, Setup},
@@ -11,6 +16,19 @@ use crate::support::{
 
 /// Runs a command that reads a secret from standard input.
 fn with_input(home: &Home, arguments: &[&str], input: &str) -> String {
+    let output = given(home, arguments, input);
+    assert!(output.status.success(), "{}", stderr(&output));
+    stderr(&output)
+}
+
+/// What such a command says that must not succeed.
+fn refused(home: &Home, arguments: &[&str], input: &str) -> String {
+    let output = given(home, arguments, input);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    stderr(&output)
+}
+
+fn given(home: &Home, arguments: &[&str], input: &str) -> Output {
     let mut child = home
         .command(arguments)
         .stdin(Stdio::piped())
@@ -19,9 +37,7 @@ fn with_input(home: &Home, arguments: &[&str], input: &str) -> String {
         .spawn()
         .expect("forebay starts");
     writeln!(child.stdin.take().expect("it is piped"), "{input}").expect("it listens");
-    let output = child.wait_with_output().expect("our child");
-    assert!(output.status.success(), "{}", stderr(&output));
-    stderr(&output)
+    child.wait_with_output().expect("our child")
 }
 
 /// A device of the hub, which has the same token at the gateway; `further` are flags there.
@@ -129,6 +145,45 @@ fn a_rotated_token_is_used_at_once_and_a_removed_device_is_forwarded_no_more() {
 }
 
 #[test]
+fn a_device_is_forwarded_as_itself_until_the_operator_says_otherwise_and_again_when_the_token_is_given() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let (pump, fan) = (of_both(&hub, &edge, "pump", &[]), of_both(&hub, &edge, "fan", &[]));
+    publish(&edge, &pump, 0..5);
+    arrived(&hub, "pump", 0..5);
+    let taken = || edge.count("SELECT count(*) FROM settled_devices WHERE through >= 5") > 0;
+    until_true("the edge knows it", SOON, taken);
+
+    let told = || edge.log_lines_with("1 devices are forwarded as themselves");
+    let before = told();
+    edge.must(&["device", "forward", "pump", "--by-gateway"]);
+    let forwarded = || -> serde_json::Value {
+        serde_json::from_str::<serde_json::Value>(&edge.must(&["device", "show", "pump", "--json"]))
+            .expect("JSON")["forwarded_as_itself"]
+            .clone()
+    };
+    assert_eq!(forwarded(), false);
+    until_true("only the fan is", SOON, || told() > before);
+    publish(&edge, &pump, 5..10);
+    publish(&edge, &fan, 0..5);
+    arrived(&hub, "fan", 0..5);
+    assert_eq!(hub.stored_values("pump").len(), 5, "they stay");
+    // A new token changes nothing about that.
+    let rotated = edge.must(&["device", "rotate", "pump"]).trim().to_owned();
+    assert_eq!(forwarded(), false);
+    let back = |token: &str| with_input(&edge, &["device", "set-token", "pump"], token);
+    back(&pump.token);
+    assert_eq!(forwarded(), false);
+
+    let refused = refused(&edge, &["device", "forward", "pump", "--as-itself"], &rotated);
+    assert!(refused.contains("that is not the token of pump"), "{refused}");
+    assert_eq!(forwarded(), false);
+    with_input(&edge, &["device", "forward", "pump", "--as-itself"], &pump.token);
+    assert_eq!(forwarded(), true);
+    arrived(&hub, "pump", 0..10);
+}
+
+#[test]
 fn a_token_the_hub_does_not_know_is_told_and_holds_up_nobody_else() {
     let (hub, edge) = (Broker::start(), Broker::start());
     edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
@@ -138,6 +193,54 @@ fn a_token_the_hub_does_not_know_is_told_and_holds_up_nobody_else() {
     arrived(&hub, "pump", 0..5);
     until_true("the refusal is told", SOON, || edge.log_lines_with("uplink of stranger: the hub says") > 0);
     assert_eq!(hub.count("SELECT count(*) FROM journal"), 5);
+}
+
+/// What `forebay status` says, and whether all is well.
+fn status(edge: &Broker) -> (serde_json::Value, bool) {
+    let output = edge.run(&["status", "--json"]);
+    (serde_json::from_slice(&output.stdout).expect("JSON"), output.status.success())
+}
+
+#[test]
+fn status_tells_how_the_uplinks_of_devices_are_doing() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    let before = edge.add_device("before");
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let pump = of_both(&hub, &edge, "pump", &[]);
+    publish(&edge, &pump, 0..5);
+    arrived(&hub, "pump", 0..5);
+    // One added before the uplink: nobody knows its token.
+    let troubles = |report: &serde_json::Value| report["troubles"].as_array().map_or(0, Vec::len);
+    let (report, is_well) = status(&edge);
+    assert_eq!(
+        (&report["uplink"], troubles(&report), is_well),
+        (&serde_json::Value::Null, 1, false),
+        "{report}"
+    );
+    assert_eq!(report["uplink_devices"]["without_token_names"], serde_json::json!(["before"]), "{report}");
+    edge.must(&["device", "forward", "before", "--by-gateway"]);
+    until_true("that is no trouble any more", SOON, || status(&edge).1);
+
+    let stranger = edge.add_device("stranger");
+    publish(&edge, &stranger, 0..3);
+    publish(&edge, &before, 0..2);
+    until_true("the hub refuses it", SOON, || status(&edge).0["uplink_devices"]["refused"] == 1);
+    let (report, is_well) = status(&edge);
+    let devices = &report["uplink_devices"];
+    assert!(!is_well);
+    assert_eq!(devices["refused_names"], serde_json::json!(["stranger"]), "{report}");
+    assert_eq!((&devices["devices"], &devices["connected"]), (&2.into(), &1.into()), "{report}");
+    assert_eq!(report["troubles"][0]["what"], "the hub refuses 1 of 2 devices: stranger", "{report}");
+    assert!(devices["backlog"].as_u64().is_some_and(|backlog| (3..=10).contains(&backlog)), "{report}");
+    let shown = edge.run(&["status"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        shown.contains("Devices     2 with an uplink of their own, 1 connected, 1 refused by the hub"),
+        "{shown}"
+    );
+
+    let waiting = || edge.must(&["uplink", "show"]).lines().any(|line| line == "waiting     5");
+    until_true("three of the stranger and two that stay, and none of the pump", SOON, waiting);
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl Gateway {
     ) -> Result<Self, StoreError> {
         let limits = setup.limits.clone();
         let registry = Registry::open(&data_dir(), options)?;
-        let buffer = Buffer::open(&data_dir(), options, boot, now, clock)?;
+        let mut buffer = Buffer::open(&data_dir(), options, boot, now, clock)?;
         let broker = new_broker(limits.clone(), registry.identities()?, buffer.recover()?, seed, now);
         let quarantine_max = buffer.quarantine_len()?.max(limits.quarantine_rows.into());
         Ok(Self {
@@ -168,7 +168,7 @@ impl Gateway {
     }
 
     /// What the store holds of sessions and retained messages.
-    pub fn recovered(&self) -> Result<Recovered, StoreError> {
+    pub fn recovered(&mut self) -> Result<Recovered, StoreError> {
         self.buffer.recover()
     }
 

@@ -105,3 +105,20 @@ fn a_token_the_hub_does_not_know_is_an_alarm_and_no_readings_fault() {
     assert_eq!((status.state, status.rejected), (State::Refused, 0));
     assert!(status.alarm.is_some_and(|words| words.contains("token")));
 }
+
+#[test]
+fn a_device_that_is_added_at_the_hub_a_little_later_does_not_wait_for_minutes() {
+    let mut world = World::new(7, as_pump(), Manners { token: "ANOTHER".to_owned(), ..manners() })
+        .with_backlog(&["pump"], 10);
+    world.run(10 * SECOND);
+    assert_eq!(world.hub.connects.len(), 1);
+    world.run(9 * SECOND);
+    assert_eq!(world.hub.connects.len(), 2, "after fifteen seconds, more or less");
+    world.run(76 * SECOND);
+    assert_eq!(world.hub.connects.len(), 3, "and after a minute");
+    world.run(200 * SECOND);
+    assert_eq!(world.hub.connects.len(), 3, "then it takes its time");
+    world.hub.manners.token = manners().token;
+    world.run(170 * SECOND);
+    assert_eq!(world.uplink.status(world.now).state, State::UpToDate);
+}

@@ -293,7 +293,7 @@ fn examine(disk: &Disk, manner: Manner, promises: &Promises) -> Result<(), Strin
         let (mut registry, mut buffer) = open(disk, manner).map_err(words)?;
         promises.check_registry(&registry)?;
         check_quarantine(disk, &buffer, &promises)?;
-        promises.check_sessions(&buffer)?;
+        promises.check_sessions(&mut buffer)?;
         if promises.clocks.is_empty() {
             promises.clocks.push(UNSET);
         }

@@ -86,7 +86,7 @@ impl Promises {
     }
 
     /// Checks the sessions: they are as the last change left them that was confirmed, or asked for.
-    pub fn check_sessions(&self, buffer: &Buffer) -> Result<(), String> {
+    pub fn check_sessions(&self, buffer: &mut Buffer) -> Result<(), String> {
         let found = words(&buffer.recover().map_err(|error| error.to_string())?);
         match self.sessions.contains(&found) || (self.sessions.is_empty() && found.is_empty()) {
             true => Ok(()),

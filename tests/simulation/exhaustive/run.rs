@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
         self.insist(|run| {
             let Err(error) = run.append_or_reopen(batch.clone()) else { return Ok(()) };
             // The try that failed may have come through all the same: the broker goes by what it finds.
-            let found = run.buffer.as_ref().expect("the script has started").recover()?;
+            let found = run.buffer.as_mut().expect("the script has started").recover()?;
             if words(&found) == after { Ok(()) } else { Err(error) }
         })?;
         self.promises.sessions = vec![after.to_owned()];

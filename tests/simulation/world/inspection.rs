@@ -29,7 +29,7 @@ impl World {
         let found = self.ledger.check_journal(&options)?;
         let rows = found.len();
         self.ledger.note_found(found);
-        let gateway = self.gateway.as_ref().expect("it runs");
+        let gateway = self.gateway.as_mut().expect("it runs");
         let devices = gateway.devices().map_err(|error| error.to_string())?;
         let recovered = gateway.recovered().map_err(|error| error.to_string())?;
         drop(undisturbed);
@@ -51,7 +51,7 @@ impl World {
         let options = options(&copy, &self.limits, self.plan.sabotage);
         let boot = BootId::new("the boot after");
         let (now, clock) = (Now { mono: Mono(SECOND), wall: Wall(0) }, self.clock_state());
-        let gateway = match Gateway::start(&self.setup(), &options, &boot, now, clock, 0) {
+        let mut gateway = match Gateway::start(&self.setup(), &options, &boot, now, clock, 0) {
             Ok(gateway) => gateway,
             Err(error) => return Err(format!("CANNOT START after losing {loss:?}: {error}")),
         };
