@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write as _,
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
@@ -99,17 +98,7 @@ fn values(numbers: std::ops::Range<u64>) -> Vec<String> {
 
 /// Sends what `edge` has to `url` from now on, with this token.
 pub fn set_uplink(edge: &Broker, url: &str, token: &str, further: &[&str]) {
-    let words = ["uplink", "set", url, "--token", "-"];
-    let mut command = edge.command(&[&words, further].concat());
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("forebay starts");
-    writeln!(child.stdin.take().expect("it is piped"), "{token}").expect("it listens");
-    let output = child.wait_with_output().expect("our child");
-    assert!(output.status.success(), "{}", stderr(&output));
+    edge.must_with_input(&[&["uplink", "set", url, "--token", "-"], further].concat(), token);
 }
 
 fn mqtt(address: SocketAddr) -> String {

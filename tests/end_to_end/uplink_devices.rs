@@ -1,11 +1,6 @@
 //! Devices forwarded as themselves: each over a connection of its own, with the token it has here and at the hub.
 
-use std::{
-    fs,
-    io::Write as _,
-    os::unix::fs::PermissionsExt as _,
-    process::{Output, Stdio},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use crate::support::{
     broker::{Broker, Setup},
@@ -14,36 +9,17 @@ use crate::support::{
     wire::Version::{V5, V311},
 };
 
-/// Runs a command that reads a secret from standard input.
-fn with_input(home: &Home, arguments: &[&str], input: &str) -> String {
-    let output = given(home, arguments, input);
-    assert!(output.status.success(), "{}", stderr(&output));
-    stderr(&output)
-}
-
-/// What such a command says that must not succeed.
+/// What a command that reads a secret says when it must not succeed.
 fn refused(home: &Home, arguments: &[&str], input: &str) -> String {
-    let output = given(home, arguments, input);
+    let output = home.run_with_input(arguments, input);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     stderr(&output)
-}
-
-fn given(home: &Home, arguments: &[&str], input: &str) -> Output {
-    let mut child = home
-        .command(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("forebay starts");
-    writeln!(child.stdin.take().expect("it is piped"), "{input}").expect("it listens");
-    child.wait_with_output().expect("our child")
 }
 
 /// A device of the hub, which has the same token at the gateway; `further` are flags there.
 fn of_both(hub: &Home, edge: &Home, name: &str, further: &[&str]) -> Device {
     let device = hub.add_device(name);
-    with_input(edge, &[&["device", "add", name, "--token", "-"], further].concat(), &device.token);
+    edge.must_with_input(&[&["device", "add", name, "--token", "-"], further].concat(), &device.token);
     device
 }
 
@@ -109,7 +85,7 @@ fn one_device_goes_as_itself_and_the_others_by_the_gateway() {
     let account = hub.add_device("gateway");
     hub.must(&["device", "set", "gateway", "--gateway", "on"]);
     let url = format!("mqtt://{}", hub.plain());
-    with_input(&edge, &["uplink", "set", &url, "--token", "-"], &account.token);
+    edge.must_with_input(&["uplink", "set", &url, "--token", "-"], &account.token);
     let pump = of_both(&hub, &edge, "pump", &["--forward-as-itself"]);
     let fan = edge.add_device("fan");
     publish(&edge, &fan, 0..5);
@@ -119,6 +95,15 @@ fn one_device_goes_as_itself_and_the_others_by_the_gateway() {
     assert_eq!(hub.count("SELECT count(*) FROM quarantine"), 0, "the gateway has not spoken for the pump");
     let list = edge.must(&["device", "list"]);
     assert_eq!(list.matches("as itself").count(), 1, "{list}");
+}
+
+#[test]
+fn a_device_with_others_behind_it_goes_as_itself_too() {
+    let (hub, edge) = (Broker::start(), Broker::start());
+    edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
+    let site = of_both(&hub, &edge, "site", &["--gateway"]);
+    publish(&edge, &site, 0..5);
+    arrived(&hub, "site", 0..5);
 }
 
 #[test]
@@ -135,7 +120,7 @@ fn a_rotated_token_is_used_at_once_and_a_removed_device_is_forwarded_no_more() {
 
     let rotated =
         Device { name: "pump".to_owned(), token: hub.must(&["device", "rotate", "pump"]).trim().to_owned() };
-    with_input(&edge, &["device", "set-token", "pump"], &rotated.token);
+    edge.must_with_input(&["device", "set-token", "pump"], &rotated.token);
     publish(&edge, &rotated, 5..10);
     arrived(&hub, "pump", 0..10);
 
@@ -171,14 +156,14 @@ fn a_device_is_forwarded_as_itself_until_the_operator_says_otherwise_and_again_w
     // A new token changes nothing about that.
     let rotated = edge.must(&["device", "rotate", "pump"]).trim().to_owned();
     assert_eq!(forwarded(), false);
-    let back = |token: &str| with_input(&edge, &["device", "set-token", "pump"], token);
+    let back = |token: &str| edge.must_with_input(&["device", "set-token", "pump"], token);
     back(&pump.token);
     assert_eq!(forwarded(), false);
 
     let refused = refused(&edge, &["device", "forward", "pump", "--as-itself"], &rotated);
     assert!(refused.contains("that is not the token of pump"), "{refused}");
     assert_eq!(forwarded(), false);
-    with_input(&edge, &["device", "forward", "pump", "--as-itself"], &pump.token);
+    edge.must_with_input(&["device", "forward", "pump", "--as-itself"], &pump.token);
     assert_eq!(forwarded(), true);
     arrived(&hub, "pump", 0..10);
 }

@@ -50,6 +50,21 @@ pub struct Surroundings<'a> {
     pub sessions_may_end: bool,
 }
 
+impl Surroundings<'_> {
+    /// What may go wrong with the way of `link`.
+    pub fn trouble(&mut self, link: LinkId, chance: &mut Chance) {
+        if chance.happens(self.faults.resets) {
+            note!(self.trace, "link {link} is reset");
+            self.network.reset(link);
+        }
+        if chance.happens(self.faults.silences) {
+            let until = if chance.coin() { u64::MAX } else { self.now + chance.below(40 * SECOND) };
+            note!(self.trace, "link {link} falls silent until {} s", until / SECOND);
+            self.network.fall_silent(link, until);
+        }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     Offline { until: u64 },
@@ -223,16 +238,7 @@ impl Client {
 
     fn misbehave(&mut self, around: &mut Surroundings<'_>) {
         let Some(link) = self.link else { return };
-        if self.chance.happens(around.faults.resets) {
-            note!(around.trace, "link {link} is reset");
-            around.network.reset(link);
-        }
-        if self.chance.happens(around.faults.silences) {
-            let until =
-                if self.chance.coin() { u64::MAX } else { around.now + self.chance.below(40 * SECOND) };
-            note!(around.trace, "link {link} falls silent until {} s", until / SECOND);
-            around.network.fall_silent(link, until);
-        }
+        around.trouble(link, &mut self.chance);
         if self.chance.happens(around.faults.deaf) {
             note!(around.trace, "{}/{} stops reading", self.name, self.stream);
             around.trace.count("a client that stops reading");

@@ -123,16 +123,7 @@ impl Line {
 
     fn misbehave(&mut self, around: &mut Surroundings<'_>) -> Option<News> {
         let link = self.link?;
-        if self.chance.happens(around.faults.resets) {
-            note!(around.trace, "link {link} is reset");
-            around.network.reset(link);
-        }
-        if self.chance.happens(around.faults.silences) {
-            let until =
-                if self.chance.coin() { u64::MAX } else { around.now + self.chance.below(40 * SECOND) };
-            note!(around.trace, "link {link} falls silent until {} s", until / SECOND);
-            around.network.fall_silent(link, until);
-        }
+        around.trouble(link, &mut self.chance);
         if self.chance.happens(around.faults.deaf) {
             note!(around.trace, "{} stops reading", self.name());
             self.deaf_until = around.now + DEAF_FOR;

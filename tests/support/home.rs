@@ -110,11 +110,8 @@ impl Home {
         stdout(&output)
     }
 
-    /// Runs a subcommand that must succeed and reads a secret from standard input; gives back what it says on either.
-    ///
-    /// # Panics
-    /// If it fails.
-    pub fn must_with_input(&self, arguments: &[&str], input: &str) -> String {
+    /// Runs a subcommand that reads a secret from standard input.
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
         let mut child = self
             .command(arguments)
             .stdin(Stdio::piped())
@@ -123,7 +120,15 @@ impl Home {
             .spawn()
             .expect("forebay starts");
         writeln!(child.stdin.take().expect("it is piped"), "{input}").expect("it listens");
-        let output = child.wait_with_output().expect("our child");
+        child.wait_with_output().expect("our child")
+    }
+
+    /// The same, which must succeed; gives back what it says on either.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn must_with_input(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.run_with_input(arguments, input);
         assert!(output.status.success(), "forebay {arguments:?} failed: {}", stderr(&output));
         stdout(&output) + &stderr(&output)
     }

@@ -32,8 +32,16 @@ impl World {
     }
 
     pub(super) fn with_room<T>(&mut self, work: impl FnOnce(&mut Gateway, &mut Room<'_>) -> T) -> T {
+        let mut gateway = self.gateway.take().expect("it runs");
+        let done = work(&mut gateway, &mut self.room());
+        self.gateway = Some(gateway);
+        done
+    }
+
+    /// What surrounds the gateway at the moment.
+    fn room(&mut self) -> Room<'_> {
         let (now, clock) = (self.turn_time(), self.clock_state());
-        let mut room = Room {
+        Room {
             now,
             net_now: self.now,
             clock,
@@ -43,8 +51,7 @@ impl World {
             trace: &mut self.trace,
             upstream: self.upstream.as_mut(),
             registry_unread_at: &mut self.registry_unread_at,
-        };
-        work(self.gateway.as_mut().expect("it runs"), &mut room)
+        }
     }
 
     fn start(&mut self) -> Result<(), String> {
@@ -140,19 +147,7 @@ impl World {
         }
         self.summary.restarts += 1;
         let gateway = self.gateway.take();
-        let (now, clock) = (self.turn_time(), self.clock_state());
-        let mut room = Room {
-            now,
-            net_now: self.now,
-            clock,
-            disk: &self.disk,
-            network: &mut self.network,
-            ledger: &mut self.ledger,
-            trace: &mut self.trace,
-            upstream: self.upstream.as_mut(),
-            registry_unread_at: &mut self.registry_unread_at,
-        };
-        let turn = gateway.map(|gateway| gateway.drain(&mut room));
+        let turn = gateway.map(|gateway| gateway.drain(&mut self.room()));
         if turn == Some(Turn::PowerLost) {
             self.revive_disk_if_gone();
         } else {
