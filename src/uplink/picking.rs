@@ -195,10 +195,9 @@ impl Look<'_> {
     /// Finds the oldest reading that may go, and what goes with it.
     fn find(mut self, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Found {
         let lane = self.lane;
-        let is_put_off = |row: &Outbound| self.uploader.poison.puts_off(&row.device);
-        if lane.waiting().iter().any(|row| !is_put_off(row)) {
-            self.busy
-                .extend(lane.waiting().iter().filter(|row| is_put_off(row)).map(|row| row.device.clone()));
+        let put_off: BTreeSet<&DeviceName> = self.uploader.poison.put_off().collect();
+        if lane.waiting().iter().any(|row| !put_off.contains(&row.device)) {
+            self.busy.extend(put_off.into_iter().cloned());
         }
         for (place, row) in lane.waiting().iter().enumerate() {
             // Whatever lies behind it waits as well: overtaking would turn the order of readings around.

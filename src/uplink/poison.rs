@@ -110,11 +110,12 @@ impl Poison {
         own.any(|stretch| stretch.count == 1 && (stretch.first..=stretch.last).contains(&head))
     }
 
-    /// Whether others are to go before `device`: so many of its readings were refused that the hub seems to be at fault,
-    /// and only another's can show whether it is.
-    pub(super) fn puts_off(&self, device: &DeviceName) -> bool {
-        self.hub_at_fault
-            && (self.stretches.iter().any(|stretch| stretch.device == *device) || self.suspects_of(device))
+    /// Devices that others are to go before: so many readings were refused that the hub seems to be at fault, and only
+    /// those of others can show whether it is.
+    pub(super) fn put_off(&self) -> impl Iterator<Item = &DeviceName> {
+        let stretches = self.stretches.iter().map(|stretch| &stretch.device);
+        let suspects = self.suspects.iter().map(|suspect| &suspect.row.device);
+        stretches.chain(suspects).filter(|_| self.hub_at_fault)
     }
 
     /// Whether it is being found out which reading the hub closes the connection on, so that nothing else should go
