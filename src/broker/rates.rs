@@ -11,10 +11,11 @@
 //! Nothing is lost by any of it: what was not read stays with its sender, whom TCP slows down.
 //!
 //! The defaults are against the runaway, not the busy. A hundred connections in a second, a thousand at once, let 1,000
-//! devices behind one address in as fast as they come after a power cut, and 10,000 in two minutes; at that rate the
-//! handshakes of one address leave most of a small processor to everybody else. How fast to publish has no default: what
-//! suits a device that empties its backlog is far more than one that runs wild should have, and only the operator knows
-//! the difference. Without it each connection still has but its portion of every turn.
+//! devices behind one address in as fast as they come after a power cut, and 10,000 in two to four minutes (measured by
+//! `tests/bench/scale/storm.rs`); at that rate the handshakes of one address leave most of a small processor to everybody
+//! else. How fast to publish has no default: what suits a device that empties its backlog is far more than one that runs
+//! wild should have, and only the operator knows the difference. Without it each connection still has but its portion of
+//! every turn.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -3,6 +3,8 @@
 //!
 //! Runs for a moment as a test; `BENCH=scale tests/run` measures in earnest, beside mosquitto if it is installed.
 
+mod storm;
+
 use std::{fmt::Write as _, io::Read, net::SocketAddr};
 
 use crate::{
