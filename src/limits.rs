@@ -224,6 +224,8 @@ pub const ADDRESSES_PER_NAME_MAX: usize = 16;
 pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same, if there are so many addresses that they would not all get their turn.
 pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+/// A hub that takes smaller messages than this is not set up for readings; none is rejected for it.
+pub const UPLINK_PAYLOAD_BYTES_MIN: usize = 256;
 /// Readings for the uplink read from the journal in one turn.
 pub const UPLINK_PAGE_ROWS: usize = 512;
 /// Readings looked at for one device's uplink in one turn, whoever's they are.

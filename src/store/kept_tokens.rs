@@ -6,9 +6,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
 };
 
 use super::{
@@ -20,6 +20,7 @@ use crate::{
     identity::{Identity, Token},
     ids::DeviceName,
     limits::KEPT_TOKENS_BYTES_MAX,
+    whole_file,
 };
 
 const OTHERS: u32 = 0o077;
@@ -56,9 +57,13 @@ impl KeptTokens {
             Ok(_) => {}
         }
         let mut text = String::new();
-        let read =
-            File::open(&path).and_then(|file| file.take(KEPT_TOKENS_BYTES_MAX).read_to_string(&mut text));
-        read.map_err(|error| attempt.io(error))?;
+        let file = OpenOptions::new().read(true).custom_flags(whole_file::NO_LINK).open(&path);
+        let read = file.and_then(|file| file.take(KEPT_TOKENS_BYTES_MAX + 1).read_to_string(&mut text));
+        if read.map_err(|error| attempt.io(error))? as u64 > KEPT_TOKENS_BYTES_MAX {
+            return Err(
+                attempt.io(io::Error::other(format!("it has more than {KEPT_TOKENS_BYTES_MAX} bytes")))
+            );
+        }
         Ok(Self { tokens: text.lines().filter_map(entry).collect() })
     }
 
