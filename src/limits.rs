@@ -395,6 +395,9 @@ pub const UPLINK_SETTLE_PAUSE: Duration = Duration::from_secs(1);
 pub const UPLINK_REJECTED_UNSAVED: usize = 64;
 /// How long after boot readings whose time is not known yet wait for the clock.
 pub const UPLINK_CLOCK_WAIT: Duration = Duration::from_secs(600);
+/// For how long the hub must have been there as well, all connections together, if the wait after boot is not shorter:
+/// time servers are tried again after some 30 seconds to 2 minutes.
+pub const UPLINK_CLOCK_WAIT_WITH_HUB: Duration = Duration::from_secs(300);
 /// Characters of one line of words for people.
 pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
 /// Lines for the log that wait; beyond it the oldest is dropped.
@@ -402,6 +405,7 @@ pub const UPLINK_NOTICES: usize = 16;
 
 const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
 const _: () = assert!(TRIAL_CONNECTS_PER_ADDRESS_MAX < TRIAL_CONNECTS_MAX);
+const _: () = assert!(UPLINK_CLOCK_WAIT_WITH_HUB.as_secs() < UPLINK_CLOCK_WAIT.as_secs());
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
 const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);

@@ -124,6 +124,7 @@ impl Uplink {
             self.people.alarm = None;
         }
         self.link = Link::Open(Box::new(connection));
+        self.clock_wait.on_let_in(self.now.mono);
         let backlog = self.backlog_words();
         self.tell(false, format!("the hub has let us in (MQTT level {}), {backlog}", version.level()));
         self.queues.open();
