@@ -283,6 +283,8 @@ pub const UPLINK_FRESH_PERCENT: u8 = 20;
 pub const UPLINK_FRESH_BACKLOG_MIN: u64 = 500;
 /// Readings in one message to the hub: not more than a forebay takes in one.
 pub const UPLINK_MESSAGE_ROWS: usize = JSON_RECORDS_MAX;
+/// How long smaller readings overtake one that is more than may go beside them, before all wait until it has gone.
+pub const UPLINK_OVERTAKEN_MAX: Duration = Duration::from_secs(10);
 /// Readings held in memory for one lane, sent or waiting.
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.

@@ -193,7 +193,7 @@ fn an_address_where_the_hub_has_spoken_is_tried_first_the_next_time() {
     let (mut connection, _) = hub.accept().expect("a connection");
     connection.write_all(b"x").expect("written");
     let mut scratch = Scratch::new();
-    while !world.link.read(&mut scratch, &world.place).is_some_and(|_| !scratch.plaintext().is_empty()) {
+    while world.link.read(&mut scratch, &world.place).is_none_or(|_| scratch.plaintext().is_empty()) {
         world.go_on();
     }
     world.link.close();

@@ -4,6 +4,7 @@ mod devices;
 mod downlink;
 #[path = "../hub/mod.rs"]
 mod hub;
+mod large;
 mod links;
 mod manners;
 mod poison;
