@@ -131,9 +131,12 @@ impl Uplink {
             if is_presence_first && self.send_presence(&bounds, &mut also) {
                 continue;
             }
+            let made_room = self.uploader.makes_room();
             match self.uploader.next(&self.settings.mode, &bounds, &mut self.pace, self.now.mono) {
                 Next::Announce(device) => self.send_announcement(device),
                 Next::Send(parcel) => self.send_parcel(parcel),
+                // What was put aside meanwhile may go.
+                Next::Wait(_) if made_room && !self.uploader.makes_room() => {}
                 Next::Wait(_) if !is_presence_first && self.send_presence(&bounds, &mut also) => continue,
                 Next::Wait(mut wait) => {
                     also.until.into_iter().for_each(|at| wait.until(at));
@@ -153,7 +156,7 @@ impl Uplink {
             self.tell(true, "an answer to a command is larger than the hub takes; it is dropped".to_owned());
             return true;
         }
-        if !self.uploader.has_place(bounds) {
+        if !self.uploader.has_place_aside(bounds) {
             return false;
         }
         let ready = self.pace.message_ready_at(self.now.mono);
@@ -183,7 +186,7 @@ impl Uplink {
             return false;
         }
         let is_full = flight.presence_len() >= UPLINK_PRESENCE_WINDOW;
-        if is_full || poison.is_judging() || !self.uploader.has_place(bounds) {
+        if is_full || poison.is_judging() || !self.uploader.has_place_aside(bounds) {
             return false;
         }
         let ready = self.pace.spare_message_ready_at(now);

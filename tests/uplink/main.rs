@@ -5,6 +5,7 @@ mod devices;
 mod downlink;
 #[path = "../hub/mod.rs"]
 mod hub;
+mod large;
 mod links;
 mod manners;
 mod poison;
