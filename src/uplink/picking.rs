@@ -7,6 +7,7 @@ use crate::{
     device_api::gateway,
     ids::DeviceName,
     limits::{UPLINK_GAP_DOUBTED, UPLINK_MESSAGE_ROWS},
+    mqtt::TopicName,
     record::{Outbound, Placed, Rejected},
 };
 
@@ -80,8 +81,8 @@ enum Found {
         places: Vec<usize>,
         points: u32,
     },
-    /// The reading at this place is larger than the other end takes.
-    TooLarge(usize),
+    /// The reading at this place cannot go, for this reason.
+    Unfit(usize, String),
     Nothing,
 }
 
@@ -104,8 +105,10 @@ impl Uploader {
                     Found::Nothing if wait.for_quiet => return Next::Wait(wait),
                     Found::Nothing => break,
                     Found::Announce(device) => return Next::Announce(device),
-                    Found::TooLarge(at) if self.may_reject() => self.reject_too_large(place, at, bounds, now),
-                    Found::TooLarge(_) => break,
+                    Found::Unfit(at, reason) if self.may_reject() => {
+                        self.reject_unfit(place, at, reason, now)
+                    }
+                    Found::Unfit(..) => break,
                     Found::Readings { places, points } => {
                         self.note_turn(place, bounds.fresh_percent);
                         let lane = &mut self.lanes[place];
@@ -172,10 +175,8 @@ impl Uploader {
         });
     }
 
-    fn reject_too_large(&mut self, place: usize, at: usize, bounds: &Bounds, now: Mono) {
+    fn reject_unfit(&mut self, place: usize, at: usize, reason: String, now: Mono) {
         let rows = self.lanes[place].send(&[at]);
-        let (bytes, most) = (rows[0].values.len(), bounds.payload_bytes_refused.unwrap_or_default());
-        let reason = format!("its {bytes} bytes do not fit a message, of which the hub takes {most} bytes");
         self.reject(Rejected { seq: rows[0].seq, reason }, now);
         self.lanes[place].let_go(&rows);
     }
@@ -224,8 +225,8 @@ impl Look<'_> {
                 wait.until(ready);
             } else if self.must_announce(&row.device) {
                 return Found::Announce(row.device.clone());
-            } else if self.is_too_large(row) {
-                return Found::TooLarge(place);
+            } else if let Some(reason) = self.unfitness(row) {
+                return Found::Unfit(place, reason);
             } else if let Some((places, points)) = self.gather(place, row, pace, now) {
                 return Found::Readings { places, points };
             }
@@ -249,10 +250,16 @@ impl Look<'_> {
         self.mode.is_gateway() && !self.uploader.presence.is_told(device)
     }
 
-    fn is_too_large(&self, row: &Outbound) -> bool {
+    /// Why `row` can go in no message at all.
+    fn unfitness(&self, row: &Outbound) -> Option<String> {
+        if let Err(error) = TopicName::parse(&self.mode.topic(&row.device)) {
+            return Some(format!("there is no topic for its device: {error}"));
+        }
         let bytes =
             self.mode.envelope_bytes(&row.device) + gateway::reading_bytes(row.time.ts(), &row.values);
-        self.bounds.payload_bytes_refused.is_some_and(|most| bytes > most)
+        let most = self.bounds.payload_bytes_refused.filter(|most| bytes > *most)?;
+        let bytes = row.values.len();
+        Some(format!("its {bytes} bytes do not fit a message, of which the hub takes {most} bytes"))
     }
 
     /// The readings of one message, `head` at `start` first; `None` if even it must wait for an answer.
