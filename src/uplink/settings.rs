@@ -162,7 +162,7 @@ impl Mode {
         match self {
             Self::Gateway { .. } => gateway_mode::TOPIC.len(),
             Self::Device { .. } => device_mode::TOPIC.len(),
-            Self::Plain { topic, .. } => topic.len() + DeviceName::CHARS_MAX * 4,
+            Self::Plain { topic, .. } => plain_mode::topic_bytes_max(topic),
         }
     }
 
