@@ -28,7 +28,7 @@ pub(super) const JOURNAL: Schema = Schema {
     open_action: "open the journal",
     application_id: 0x4642_4A31,
     shrinks: true,
-    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5, JOURNAL_6],
+    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5, JOURNAL_6, JOURNAL_7],
 };
 
 /// The schema of `registry.db`.
@@ -207,6 +207,12 @@ ALTER TABLE deliveries ADD COLUMN checksum INTEGER;
 ALTER TABLE unreleased ADD COLUMN checksum INTEGER;
 ALTER TABLE wills ADD COLUMN checksum INTEGER;
 ALTER TABLE retained ADD COLUMN checksum INTEGER;
+";
+
+// A retained message says who published it, for No Local; of those from before it is not known.
+const JOURNAL_7: &str = "
+ALTER TABLE retained ADD COLUMN identity INTEGER;
+ALTER TABLE retained ADD COLUMN client_id TEXT;
 ";
 
 const REGISTRY_1: &str = "
