@@ -25,6 +25,15 @@ pub struct SessionSlot(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdentityId(pub i64);
 
+/// A client, whatever connection or session it has at the moment: whose token it has, and its client id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientKey {
+    /// Whose token it has.
+    pub identity: IdentityId,
+    /// The client id it gave, or was given.
+    pub client_id: Arc<str>,
+}
+
 /// A session that outlives its connections; never used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);

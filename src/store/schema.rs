@@ -216,6 +216,10 @@ ALTER TABLE settled_devices ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE settled ADD COLUMN others_through INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE settled ADD COLUMN others_beyond TEXT NOT NULL DEFAULT '';
 ALTER TABLE settled ADD COLUMN catches_up_through INTEGER NOT NULL DEFAULT 0;
+// A retained message says who published it, for No Local; of those from before it is not known.
+const JOURNAL_7: &str = "
+ALTER TABLE retained ADD COLUMN identity INTEGER;
+ALTER TABLE retained ADD COLUMN client_id TEXT;
 ";
 
 const REGISTRY_1: &str = "
