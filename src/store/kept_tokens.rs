@@ -60,12 +60,6 @@ impl KeptTokens {
         let file = OpenOptions::new().read(true).custom_flags(whole_file::NO_LINK).open(&path);
         let read = file.and_then(|file| file.take(KEPT_TOKENS_BYTES_MAX + 1).read_to_string(&mut text));
         if read.map_err(|error| attempt.io(error))? as u64 > KEPT_TOKENS_BYTES_MAX {
-            return Err(
-                attempt.io(io::Error::other(format!("it has more than {KEPT_TOKENS_BYTES_MAX} bytes")))
-            );
-        let read =
-            File::open(&path).and_then(|file| file.take(KEPT_TOKENS_BYTES_MAX + 1).read_to_string(&mut text));
-        if read.map_err(|error| attempt.io(error))? as u64 > KEPT_TOKENS_BYTES_MAX {
             // What is cut off would be lost with the next change.
             return Err(StoreError::Unsuitable { path, what: "too large for a file of tokens" });
         }

@@ -7,8 +7,6 @@ use crate::{
     device_api::gateway,
     ids::{DeviceName, Seq},
     limits::{UPLINK_GAP_DOUBTED, UPLINK_MESSAGE_ROWS, UPLINK_OVERTAKEN_MAX},
-    ids::DeviceName,
-    limits::{UPLINK_GAP_DOUBTED, UPLINK_MESSAGE_ROWS},
     mqtt::TopicName,
     record::{Outbound, Placed, Rejected},
 };
@@ -344,7 +342,7 @@ impl<'a> Look<'a> {
         let mut before = self.lane.waiting().iter().take(place);
         self.busy.contains(&row.device)
             || self.must_announce(&row.device)
-            || self.is_too_large(row)
+            || self.unfitness(row).is_some()
             || self.wants_quiet(row, pace)
             || self.waits_for_clock(row)
             || self.uploader.poison.put_off().any(|device| *device == row.device)
