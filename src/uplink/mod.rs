@@ -278,9 +278,14 @@ impl Uplink {
 
     /// A person has had a look: what is waited for before the next attempt may be over.
     pub fn try_now(&mut self, now: Now) {
+        self.try_within(Duration::ZERO, now);
+    }
+
+    /// The same where many are to try again, and not all at once: the next attempt begins after `wait` at the latest.
+    pub fn try_within(&mut self, wait: Duration, now: Now) {
         self.now = now;
         if let Link::Waiting { until, .. } = &mut self.link {
-            *until = now.mono;
+            *until = (now.mono + wait).min(*until);
             self.try_again_if_due();
         }
         self.finish();
