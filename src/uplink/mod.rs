@@ -142,6 +142,7 @@ enum Link {
     },
     /// CONNECT was sent.
     Greeting {
+        since: Mono,
         until: Mono,
         version: ProtocolVersion,
     },
@@ -347,6 +348,7 @@ impl Uplink {
                 self.lose("no connection to the hub came up in time", Blame::Link, Pause::BackOff);
             }
             Link::Greeting { until, .. } if *until <= now.mono => {
+                self.uploader.flight.note_unanswered_connect();
                 self.lose("the hub did not answer CONNECT in time", Blame::Link, Pause::BackOff);
             }
             Link::Open(_) => self.do_what_is_due(),
