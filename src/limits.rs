@@ -374,8 +374,14 @@ pub const UPLINK_KEEP_ALIVE_S: u16 = 60;
 pub const UPLINK_ACK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long an answer may take on the slowest link.
 pub const UPLINK_ACK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// How long the answer to CONNECT may take on the slowest link: it is small, and nothing is before it.
+pub const UPLINK_CONNACK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// How long one attempt, with name, TCP and TLS, may take. Its steps have bounds of their own, which come first.
 pub const UPLINK_CONNECT_TIMEOUT: Duration = Duration::from_secs(240);
+/// First wait before settings of the uplink that cannot be used are read again; each time in vain doubles it.
+pub const UPLINK_LOAD_WAIT_MIN: Duration = Duration::from_secs(2);
+/// The longest.
+pub const UPLINK_LOAD_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Shortest wait before the next attempt to reach the hub.
 pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Longest wait before the next attempt to reach the hub.

@@ -143,7 +143,7 @@ impl EventLoop {
         // Before the listeners: who sees them announced may ask.
         let control = listen_for_control(&poll, &data_dir);
         let listeners = bind_all(&setup.listen, &poll)?;
-        let uploading = Uploading::new(setup.uplink, data_dir.clone(), uplink_connections, &poll)
+        let uploading = Uploading::new(setup.uplink, data_dir.clone(), uplink_connections, &poll, now.mono)
             .map_err(|error| RunError::System("make a waker", error))?;
         Ok(Self {
             events: Events::with_capacity(EVENTS_PER_TURN),

@@ -305,6 +305,15 @@ impl DeviceUplinks {
         }
     }
 
+    /// Each that waits tries again, one after the other.
+    pub(super) fn try_soon(&mut self, now: Now) {
+        let mut wait = Duration::ZERO;
+        for running in self.all_mut() {
+            running.touch().try_within(wait, now);
+            wait = (wait + UPLINK_DEVICE_CONNECT_STEP).min(UPLINK_DEVICE_CONNECT_SPREAD_MAX);
+        }
+    }
+
     pub(super) fn serve(&mut self, resolver: &mut Resolver, poll: &Poll, now: Now) {
         let Self { slots, lines, .. } = self;
         for (_, slot) in slots {

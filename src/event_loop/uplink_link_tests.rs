@@ -1,19 +1,14 @@
 //! Tests of [`Link`] against listeners of this machine, in time of our own making.
 
-use std::{
-    io::Write as _,
-    net::{TcpListener, TcpStream},
-    sync::Arc,
-};
+use std::{io::Write as _, net::TcpListener, path::Path};
 
 use mio::{Events, Poll, Token};
-use rustls::{ServerConfig, ServerConnection};
 
 use super::*;
 use crate::net::{
     certificates::{self, CaKey},
-    tls,
     tls_client::Trust,
+    tls_hub,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -223,13 +218,13 @@ fn is_greeting(world: &World) -> bool {
 }
 
 /// A hub behind a link that carries so many bytes from it in a second of the world's time.
-struct SlowHub {
+struct SlowHub<'a> {
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    certificates: &'a Path,
     bytes_per_second: usize,
 }
 
-impl SlowHub {
+impl SlowHub<'_> {
     /// One attempt, to its end.
     fn attempt(&self, world: &mut World) -> Attempt {
         let mut outcome = world.dial(&[self.listener.local_addr().expect("its address")]);
@@ -237,7 +232,8 @@ impl SlowHub {
             outcome = world.go_on();
         }
         let (mut stream, _) = self.listener.accept().expect("a connection");
-        let flight = self.first_flight(&mut stream);
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        let flight = tls_hub::first_flight(&mut stream, self.certificates);
         for piece in flight.chunks(self.bytes_per_second) {
             if !matches!(outcome, Attempt::Pending) {
                 break;
@@ -248,32 +244,14 @@ impl SlowHub {
         }
         outcome
     }
-
-    /// Everything the hub says in answer to the greeting: its certificates are in there.
-    fn first_flight(&self, stream: &mut TcpStream) -> Vec<u8> {
-        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
-        let mut session = ServerConnection::new(Arc::clone(&self.config)).expect("a session");
-        while !session.wants_write() {
-            session.read_tls(stream).expect("the greeting");
-            session.process_new_packets().expect("a greeting");
-        }
-        let mut flight = Vec::new();
-        while session.wants_write() {
-            session.write_tls(&mut flight).expect("memory");
-        }
-        flight
-    }
 }
 
 #[test]
 fn a_handshake_that_takes_as_long_as_it_does_on_a_slow_link_is_waited_for_in_the_end() {
     let dir = certificates();
-    let config = tls::load_server_config(&dir.path().join("server.pem"), &dir.path().join("server.key"));
-    let config = config.expect("a configuration");
     for seconds in [10, 30, 100] {
         let mut world = World::new(tls_place(&dir));
-        let mut hub =
-            SlowHub { listener: listener().0, config: Arc::clone(&config), bytes_per_second: 100_000 };
+        let mut hub = SlowHub { listener: listener().0, certificates: dir.path(), bytes_per_second: 100_000 };
         assert!(matches!(hub.attempt(&mut world), Attempt::Connected), "a quick link");
         let length = 1300; // about what comes with these certificates
         hub.bytes_per_second = length / seconds;

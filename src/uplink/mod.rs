@@ -145,6 +145,7 @@ enum Link {
     },
     /// CONNECT was sent.
     Greeting {
+        since: Mono,
         until: Mono,
         version: ProtocolVersion,
     },
@@ -282,9 +283,14 @@ impl Uplink {
 
     /// A person has had a look: what is waited for before the next attempt may be over.
     pub fn try_now(&mut self, now: Now) {
+        self.try_within(Duration::ZERO, now);
+    }
+
+    /// The same where many are to try again, and not all at once: the next attempt begins after `wait` at the latest.
+    pub fn try_within(&mut self, wait: Duration, now: Now) {
         self.now = now;
         if let Link::Waiting { until, .. } = &mut self.link {
-            *until = now.mono;
+            *until = (now.mono + wait).min(*until);
             self.try_again_if_due();
         }
         self.finish();
@@ -346,6 +352,7 @@ impl Uplink {
                 self.lose("no connection to the hub came up in time", Blame::Link, Pause::BackOff);
             }
             Link::Greeting { until, .. } if *until <= now.mono => {
+                self.uploader.flight.note_unanswered_connect();
                 self.lose("the hub did not answer CONNECT in time", Blame::Link, Pause::BackOff);
             }
             Link::Open(_) => self.do_what_is_due(),

@@ -60,8 +60,9 @@ impl Uplink {
         let bytes = connect_bytes(version, client_id, *keep_alive_s, user_name, password);
         self.people.bytes_sent += bytes.len() as u64;
         self.output.push(&bytes);
-        let until = self.now.mono + self.uploader.flight.ack_timeout();
-        self.link = Link::Greeting { until, version };
+        let since = self.now.mono;
+        let until = since + self.uploader.flight.connack_timeout();
+        self.link = Link::Greeting { since, until, version };
     }
 
     /// SUBSCRIBE to what the hub may send us. What we publish ourselves does not come back, and nothing that was kept.

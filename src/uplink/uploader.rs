@@ -243,6 +243,9 @@ impl Uploader {
 
     /// The hub took a message.
     pub(super) fn on_taken(&mut self, message: InFlight, pace: &mut Pace, now: Mono) {
+        if matches!(message.content, Content::Readings { .. }) {
+            self.flight.note_taken(&message, now);
+        }
         match message.content {
             Content::Announcement(device) => self.presence.note_told(device, now),
             Content::Farewell | Content::RpcAnswer => {}
@@ -251,7 +254,6 @@ impl Uploader {
                     self.counts.uploaded += u64::from(!self.settled.contains(row.seq));
                     self.settled.add(row.seq, row.seq);
                 }
-                self.flight.note_taken(message.payload_bytes, now.since(message.sent));
                 self.poison.on_taken(&rows, &self.settled);
                 pace.speed_up();
                 self.let_go(lane, &rows);
