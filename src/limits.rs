@@ -204,6 +204,8 @@ pub const GATEWAY_DEVICES_PER_MESSAGE: usize = JSON_KEYS_MAX;
 pub const GATEWAY_DEVICES_MAX: usize = 10_000;
 /// Of the largest packet, what the largest payload told to a device leaves for all else.
 pub const PUBLISH_OVERHEAD_BYTES: u32 = 64;
+/// How far the time of receipt may be ahead of the time, so that messages of a device are told apart by it.
+pub const RECEIVED_AHEAD_MAX: Duration = Duration::from_secs(5);
 /// Connections accepted from one listener in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes read from one connection in one turn; what is left is read in the next, after everybody else.
@@ -414,8 +416,8 @@ pub const UPLINK_SETTLE_PAUSE: Duration = Duration::from_secs(1);
 pub const UPLINK_REJECTED_UNSAVED: usize = 64;
 /// How long after boot readings whose time is not known yet wait for the clock.
 pub const UPLINK_CLOCK_WAIT: Duration = Duration::from_secs(600);
-/// For how long the hub must have been there as well, all connections together, if the wait after boot is not shorter:
-/// time servers are tried again after some 30 seconds to 2 minutes.
+/// For how long a hub that was away must have been there as well, all connections together, if the wait after boot is not
+/// shorter: time servers are tried again after some 30 seconds to 2 minutes.
 pub const UPLINK_CLOCK_WAIT_WITH_HUB: Duration = Duration::from_secs(300);
 /// Characters of one line of words for people.
 pub const UPLINK_WORDS_CHARS_MAX: usize = 300;

@@ -41,6 +41,7 @@ mod retaining;
 mod routing;
 mod session_life;
 mod sessions;
+mod stamps;
 mod subscribing;
 pub mod subscription_tree;
 mod sys_publishing;
@@ -79,6 +80,7 @@ use refusals::Refusals;
 use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
 use sessions::Sessions;
+use stamps::Stamps;
 use subscription_tree::SubscriptionTree;
 use sys_publishing::Newcomer;
 use sys_topics::SysTopics;
@@ -142,6 +144,7 @@ pub struct Broker {
     is_storage_full: bool,
     batch: Batch,
     batch_bytes: usize,
+    stamps: Stamps,
     next_seq: Seq,
     /// Readings in the batch that was handed out.
     committing: usize,
@@ -195,6 +198,7 @@ impl Broker {
             is_storage_full: false,
             batch: Batch::default(),
             batch_bytes: 0,
+            stamps: Stamps::default(),
             next_seq: recovered.last_seq.next(),
             committing: 0,
             commit_due: false,

@@ -3,7 +3,8 @@
 //! Time servers are reached by the network by which the hub is: a clock that nobody could set while the network was away
 //! is set moments after it has come back, when the hub may have let us in already. So the hub has to be there for a while
 //! before the clock is given up. That while is made up of all connections together. If it began anew with each, a link
-//! that comes and goes would put readings off for ever; if the first alone counted, a moment of network at boot would.
+//! that comes and goes would put readings off for ever; if it began with the first, a moment of network at boot would be
+//! enough. A hub that was never seen to be away has not come back, and is not waited for.
 
 use std::time::Duration;
 
@@ -21,12 +22,14 @@ pub(super) struct ClockWait {
     with_hub: Duration,
     /// When the hub has let us into the present one.
     since: Option<Mono>,
+    /// Whether there was ever a connection that ended, or could not be made.
+    was_away: bool,
 }
 
 impl ClockWait {
     /// Nothing has happened yet.
     pub(super) fn new(after_boot: Option<Duration>) -> Self {
-        Self { after_boot, with_hub: Duration::ZERO, since: None }
+        Self { after_boot, with_hub: Duration::ZERO, since: None, was_away: false }
     }
 
     /// The hub has let us in.
@@ -34,8 +37,9 @@ impl ClockWait {
         self.since = Some(now);
     }
 
-    /// The connection, if there is one, is over.
+    /// The connection, or the attempt at one, is over.
     pub(super) fn on_lost(&mut self, now: Mono) {
+        self.was_away = true;
         if let Some(since) = self.since.take() {
             let span = now.since(since).max(self.with_hub_min() / CONNECTIONS);
             self.with_hub = self.with_hub.saturating_add(span);
@@ -47,6 +51,9 @@ impl ClockWait {
         let with_hub = self.with_hub_min().saturating_sub(self.with_hub);
         // Mono counts from the boot of the machine.
         let boot_over = Mono(0) + self.after_boot?;
+        if !self.was_away {
+            return Some(boot_over);
+        }
         Some(boot_over.max(self.since.unwrap_or(now) + with_hub))
     }
 
@@ -70,15 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_that_is_there_from_the_beginning_adds_nothing_to_the_time_after_boot() {
+    fn a_hub_that_was_never_away_adds_nothing_to_the_time_after_boot() {
         let mut wait = of(600);
-        wait.on_let_in(at(10));
-        assert_eq!(wait.over(at(20)), Some(at(600)));
+        wait.on_let_in(at(599));
+        assert_eq!(wait.over(at(599)), Some(at(600)));
     }
 
     #[test]
     fn the_hub_need_not_be_there_for_longer_than_the_clock_is_waited_for_after_boot() {
         let mut wait = of(30);
+        wait.on_lost(at(4000));
         wait.on_let_in(at(5000));
         assert_eq!(wait.over(at(5020)), Some(at(5030)));
     }
@@ -86,6 +94,7 @@ mod tests {
     #[test]
     fn a_hub_that_comes_late_is_there_for_a_while_first_in_one_connection_or_in_several() {
         let mut wait = of(600);
+        wait.on_lost(at(10));
         wait.on_let_in(at(5000));
         assert_eq!(wait.over(at(5001)), Some(at(5000 + WITH_HUB_S)));
         wait.on_lost(at(5100));
@@ -97,6 +106,7 @@ mod tests {
     #[test]
     fn short_connections_are_enough_if_they_are_many() {
         let mut wait = of(600);
+        wait.on_lost(at(10));
         for now in (1000..).map(at).take(CONNECTIONS as usize) {
             assert!(wait.over(now) > Some(now));
             wait.on_let_in(now);

@@ -1,7 +1,13 @@
 //! A hub with quirks at the other end, in gateway mode: whatever it does, every reading arrives, each device's in order,
 //! and the gateway knows it in the end.
 
-use std::{collections::BTreeSet, fs, ops::Range, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::{self, Permissions},
+    ops::Range,
+    os::unix::fs::PermissionsExt,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -294,4 +300,27 @@ fn a_token_file_that_comes_late_and_one_that_changes_need_no_signal() {
     until_true("it is found", SOON, || edge.log_lines_with("does not accept our access token") > 0);
     write("TOKEN");
     until_true("the new one is taken over", SOON, || edge.log_lines_with("has let us in") > 0);
+}
+
+#[test]
+fn readings_that_came_while_the_gateway_was_busy_are_as_many_values_at_the_hub() {
+    let hub = ServedHub::start(Manners::good());
+    let setup = Setup::new();
+    let token = setup.home().path().join("token");
+    fs::write(&token, "TOKEN").expect("written");
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("ours");
+    let uplink = format!("[uplink]\nurl = '{}'\ntoken_file = 'token'\nwait_for_clock_s = 0", hub.url());
+    let edge = setup.setting(&uplink).start();
+    let device = edge.add_device("pump");
+    let mut client = edge.online(V5, &device, "meter");
+    process::signal(edge.pid(), Signal::STOP);
+    for n in 0..20 {
+        client.publish_only("v1/devices/me/telemetry", format!(r#"{{"n":{n}}}"#));
+    }
+    process::signal(edge.pid(), Signal::CONT);
+    for _ in 0..20 {
+        client.packet();
+    }
+    until_true("the hub has everything", SOON, || hub.lock().arrivals.len() >= 20);
+    assert!(hub.lock().kept().into_values().eq((0..20).map(Value::from)));
 }

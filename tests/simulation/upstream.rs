@@ -84,6 +84,8 @@ pub struct Upstream {
 struct There {
     /// No less than that, in microseconds.
     us: u64,
+    /// How often it was tried, and with success.
+    attempts: u32,
     connections: u32,
     looked_at: u64,
     /// Whether there may have been a way since.
@@ -289,6 +291,7 @@ impl Upstream {
     // ---- the gateway's end --------------------------------------------------------------------------------
 
     pub fn connect(&mut self, now: u64) {
+        self.there.attempts += 1;
         self.link = None;
         let is_answered = !self.is_troubled_by(Trouble::Unanswered);
         let answered = now + self.chance.below(2 * self.pace.latency_max_us + 1);
@@ -373,9 +376,12 @@ impl There {
         self.looked_at = now;
     }
 
-    /// How long it was at most, if no connection counts for less than a tenth of `wanted`.
-    fn at_most(&self, wanted: Duration) -> Duration {
-        Duration::from_micros(self.us) + wanted / 10 * self.connections
+    /// How long it was at most, if no connection counts for less than a tenth of `wanted`; `None` if it was never away.
+    fn at_most(&self, wanted: Duration) -> Option<Duration> {
+        if self.attempts <= 1 {
+            return None;
+        }
+        Some(Duration::from_micros(self.us) + wanted / 10 * self.connections)
     }
 }
 

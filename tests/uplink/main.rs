@@ -3,6 +3,7 @@
 mod clock;
 mod devices;
 mod downlink;
+#[allow(dead_code, reason = "each test binary uses its own part of the model")]
 #[path = "../hub/mod.rs"]
 mod hub;
 mod large;

@@ -7,6 +7,8 @@ use std::{
 
 use forebay::{
     clock::{ClockState, Mono},
+    ids::DeviceName,
+    limits::RECEIVED_AHEAD_MAX,
     record::Record,
 };
 
@@ -22,8 +24,8 @@ pub struct Patience {
     pub after_boot: Duration,
     /// And until the hub, and with it those who know the time, was there for so long.
     pub with_hub: Duration,
-    /// For how long it was there, at most.
-    pub hub_was_there: Duration,
+    /// For how long it was there, at most; `None` if it was never away.
+    pub hub_was_there: Option<Duration>,
 }
 
 /// The clock of one boot, over its time.
@@ -45,6 +47,8 @@ pub struct Clocks {
     received: BTreeMap<ReadingId, Vec<(u64, i64)>>,
     /// Readings of which nobody saw when they were received.
     unseen: BTreeSet<ReadingId>,
+    /// Which message of a device was received at a time by the program that runs now.
+    messages: BTreeMap<(DeviceName, i64), ReadingId>,
 }
 
 impl Clocks {
@@ -65,6 +69,24 @@ impl Clocks {
 
     pub(super) fn note_received(&mut self, id: ReadingId, record: &Record) {
         self.received.entry(id).or_default().push((self.boot, record.received.as_millis()));
+    }
+
+    /// The hub could not tell two messages of a device from each other that have the same time.
+    pub(super) fn check_apart(&mut self, message: ReadingId, record: &Record) -> Result<(), String> {
+        let at = (record.device.clone(), record.received.as_millis());
+        let other = self.messages.insert(at, message).filter(|other| *other != message);
+        if let Some(other) = other.filter(|_| record.received < self.mono + RECEIVED_AHEAD_MAX) {
+            return Err(format!("TIME: {message:?} and {other:?} are of the same millisecond"));
+        }
+        if record.received > self.mono + RECEIVED_AHEAD_MAX {
+            return Err(format!("TIME: {message:?} was received at {:?}, in the future", record.received));
+        }
+        Ok(())
+    }
+
+    /// Another program runs.
+    pub(super) fn begin_again(&mut self) {
+        self.messages.clear();
     }
 
     pub(super) fn note_found(&mut self, id: ReadingId) {
@@ -90,7 +112,7 @@ impl Clocks {
         let is_unknown =
             |(number, _): &(u64, i64)| *number == self.boot && self.boots[number].offsets_ms.is_empty();
         let waits = patience.is_some_and(|Patience { after_boot, with_hub, hub_was_there }| {
-            self.mono < Mono(0) + after_boot || hub_was_there < with_hub
+            self.mono < Mono(0) + after_boot || hub_was_there.is_some_and(|there| there < with_hub)
         });
         if waits && received.iter().all(is_unknown) {
             return Err(format!("TOO EARLY: {id:?} is uploaded before the clock is set"));
