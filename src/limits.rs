@@ -153,6 +153,9 @@ limits! {
     refusal_wait_max_ms: 4000 in 0..=60_000;
     /// Payloads kept in quarantine; beyond it the oldest is dropped and counted.
     quarantine_rows: 1000 in 1..=1_000_000;
+    /// Bytes of payloads kept in quarantine, and as many of readings the hub has rejected, each at most a sixteenth of
+    /// `max_bytes`; beyond it the oldest is dropped and counted, but never the newest.
+    quarantine_bytes: 4_194_304 in 65_536..=1_073_741_824;
     /// Topics with a retained message; a message for one more is not retained.
     retained_messages: 1000 in 0..=1_000_000;
     /// Bytes of retained messages, their topics included; a message that would need more is not retained.
@@ -247,6 +250,14 @@ pub const UPLINK_PAGE_LOOKED_AT: u64 = 2048;
 pub const UPLINK_PAGE_BYTES: usize = 128 * 1024;
 /// Readings that leave the journal in one step, beside as many as came since the step before.
 pub const ROWS_PER_STEP: u32 = 1000;
+/// Of the budget, one part in so many may be taken by payloads in quarantine, and another by rejected readings.
+pub const SET_ASIDE_BUDGET_PARTS: u64 = 16;
+/// Payloads in quarantine, and rejected readings, that stay when room is to be made for readings.
+pub const SET_ASIDE_ROWS_WHEN_SHORT: u64 = 100;
+/// Their bytes; the newest may go beyond them.
+pub const SET_ASIDE_BYTES_WHEN_SHORT: u64 = 64 * 1024;
+/// Bytes of payloads after which a step that drops some of them ends.
+pub const SET_ASIDE_BYTES_PER_STEP: u64 = 1024 * 1024;
 /// Free pages the journal's file gives back in one step.
 pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.

@@ -118,9 +118,12 @@ impl EventLoop {
         let lock = data_dir.lock()?;
         let clock = SystemClock::new();
         let now = clock.now();
-        let options =
-            StoreOptions { quarantine_rows: setup.limits.quarantine_rows, ..StoreOptions::default() };
         let house = House::new(&data_dir, &setup.storage, now.mono)?;
+        let options = StoreOptions {
+            quarantine_rows: setup.limits.quarantine_rows,
+            quarantine_bytes: house.budget().for_set_aside(setup.limits.quarantine_bytes.into()),
+            ..StoreOptions::default()
+        };
         let registry = Registry::open(&data_dir, &options)?;
         let mut buffer =
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
