@@ -213,6 +213,9 @@ pub const RECEIVED_AHEAD_MAX: Duration = Duration::from_secs(5);
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes read from one connection in one turn; what is left is read in the next, after everybody else.
 pub const READ_BYTES_PER_TURN: usize = 16 * 1024;
+/// Filters of one connection's SUBSCRIBEs after which its next packet waits for the next turn: each may have everything
+/// retained looked through.
+pub const FILTERS_PER_TURN: usize = 64;
 /// Addresses whose refused CONNECTs are remembered.
 pub const REFUSING_ADDRESSES_MAX: usize = 4096;
 /// Addresses, or identities, whose rates are remembered.

@@ -34,6 +34,7 @@ mod invariants;
 mod learning;
 mod notices;
 mod pacing;
+mod put_off;
 pub mod rates;
 mod refusals;
 pub mod retained;
@@ -161,6 +162,10 @@ pub struct Broker {
     counters: Counters,
     outputs: VecDeque<ConnId>,
     closes: VecDeque<(ConnId, CloseReason)>,
+    /// Connections with packets that were read and have to wait.
+    put_off: BTreeSet<ConnId>,
+    /// Filters of the SUBSCRIBEs handled since a connection's bytes began to be handled.
+    filters_taken: usize,
     assigned_ids: u64,
     seed: u64,
     encoded: Vec<u8>,
@@ -213,6 +218,8 @@ impl Broker {
             counters: Counters::default(),
             outputs: VecDeque::new(),
             closes: VecDeque::new(),
+            put_off: BTreeSet::new(),
+            filters_taken: 0,
             assigned_ids: 0,
             seed,
             encoded: Vec::new(),
@@ -247,6 +254,7 @@ impl Broker {
             accepted: now.mono,
             last_packet: now.mono,
             listed: false,
+            ends: None,
         };
         self.connections.insert(conn, connection);
         self.unauthenticated.insert((now.mono, conn));
@@ -263,9 +271,11 @@ impl Broker {
         self.check_invariants();
     }
 
-    /// The peer closed the connection, or it failed underneath.
+    /// The peer closed the connection, or it failed underneath. What it sent before and was put off is handled first.
     pub fn handle_disconnected(&mut self, conn: ConnId, reason: CloseReason, now: Now) {
-        self.close(conn, reason, now);
+        if !self.ends_later(conn, reason) {
+            self.close(conn, reason, now);
+        }
         self.route_pending(now);
         self.check_invariants();
     }
@@ -335,6 +345,7 @@ impl Broker {
                 Deadline::SysTopics => self.on_sys_interval(),
             }
         }
+        self.handle_put_off(now);
         self.route_pending(now);
         self.check_invariants();
     }
@@ -364,7 +375,7 @@ impl Broker {
 
     /// When `handle_timeout` is next due.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        self.deadlines.next()
+        self.next_put_off().into_iter().chain(self.deadlines.next()).min()
     }
 
     /// Which devices were seen since the last time, when the registry is due to hear of it.
