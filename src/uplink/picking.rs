@@ -92,7 +92,7 @@ impl Uploader {
         if !self.has_place(bounds) {
             return Next::Wait(wait);
         }
-        if let Some(next) = self.next_suspect(mode, pace, &mut wait, now) {
+        if let Some(next) = self.next_retry(mode, pace, &mut wait, now) {
             return next;
         }
         for place in self.lanes_by_turn() {
@@ -101,7 +101,7 @@ impl Uploader {
                 let look =
                     Look { lane, uploader: self, mode, bounds, busy: self.flight.busy_devices(lane.kind) };
                 match look.find(pace, &mut wait, now) {
-                    Found::Nothing if wait.for_quiet => return Next::Wait(wait),
+                    Found::Nothing if wait.for_quiet || self.awaits_probe(lane) => return Next::Wait(wait),
                     Found::Nothing => break,
                     Found::Announce(device) => return Next::Announce(device),
                     Found::TooLarge(at) if self.may_reject() => self.reject_too_large(place, at, bounds, now),
@@ -125,9 +125,10 @@ impl Uploader {
         self.flight.len() < window
     }
 
-    /// A reading under suspicion goes once more, with nothing else on its way, as soon as the hub has taken another.
-    fn next_suspect(&mut self, mode: &Mode, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
-        let (row, guessed) = self.poison.due_suspect()?;
+    /// A reading under suspicion goes once more, with nothing else on its way, as soon as the hub has taken another; so does
+    /// one it has taken, to see whether it takes any.
+    fn next_retry(&mut self, mode: &Mode, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
+        let (row, guessed) = self.poison.due_retry()?;
         let (row, points) = (row.clone(), gateway::data_points(&row.values));
         if !self.flight.is_empty() {
             return Some(Next::Wait(*wait));
@@ -152,10 +153,17 @@ impl Uploader {
         Some(Next::Send(Parcel { device: row.device.clone(), lane: None, rows: vec![row], points }))
     }
 
+    /// Whether what lies in `lane` is to go before all else and is not read yet.
+    fn awaits_probe(&self, lane: &Lane) -> bool {
+        let is_read = || lane.is_read(&self.settled, self.last_seq);
+        self.is_probing && lane.kind == LaneKind::Fresh && lane.waiting().is_empty() && !is_read()
+    }
+
     /// The lanes' places, whoever has used less of its share first.
     fn lanes_by_turn(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.lanes.len()).collect();
-        places.sort_by_key(|place| self.lanes[*place].used());
+        let is_behind = |lane: &Lane| self.is_probing && lane.kind == LaneKind::Backlog;
+        places.sort_by_key(|place| (is_behind(&self.lanes[*place]), self.lanes[*place].used()));
         places
     }
 
