@@ -144,7 +144,7 @@ impl Uplink {
     pub(super) fn begin_uploading(&mut self) {
         let Link::Open(connection) = &mut self.link else { return };
         connection.phase = Phase::Uploading;
-        self.uploader.open(self.settings.order);
+        self.uploader.open();
         if !self.settings.mode.is_gateway() {
             return;
         }

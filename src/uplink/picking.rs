@@ -121,7 +121,7 @@ impl Uploader {
         if !self.has_place(bounds) {
             return Next::Wait(*wait);
         }
-        if let Some(next) = self.next_suspect(mode, pace, wait, now) {
+        if let Some(next) = self.next_retry(mode, pace, wait, now) {
             return next;
         }
         let put_off = match self.help_overtaken(mode, bounds, pace, wait, now) {
@@ -135,7 +135,7 @@ impl Uploader {
                 let mut look = Look::at(lane, self, mode, bounds);
                 look.busy.extend(put_off.clone());
                 match look.find(pace, wait, now) {
-                    Found::Nothing if wait.for_quiet => return Next::Wait(*wait),
+                    Found::Nothing if wait.for_quiet || self.awaits_probe(lane) => return Next::Wait(*wait),
                     Found::Nothing => break,
                     Found::Announce(device) => return Next::Announce(device),
                     Found::Unfit(at, reason) if self.may_reject() => {
@@ -216,9 +216,10 @@ impl Uploader {
         self.has_place(bounds) && !self.makes_room
     }
 
-    /// A reading under suspicion goes once more, with nothing else on its way, as soon as the hub has taken another.
-    fn next_suspect(&mut self, mode: &Mode, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
-        let (row, guessed) = self.poison.due_suspect()?;
+    /// A reading under suspicion goes once more, with nothing else on its way, as soon as the hub has taken another; so does
+    /// one it has taken, to see whether it takes any.
+    fn next_retry(&mut self, mode: &Mode, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
+        let (row, guessed) = self.poison.due_retry()?;
         let (row, points) = (row.clone(), gateway::data_points(&row.values));
         if !self.flight.is_empty() {
             return Some(Next::Wait(*wait));
@@ -243,10 +244,17 @@ impl Uploader {
         Some(Next::Send(Parcel { device: row.device.clone(), lane: None, rows: vec![row], points }))
     }
 
+    /// Whether what lies in `lane` is to go before all else and is not read yet.
+    fn awaits_probe(&self, lane: &Lane) -> bool {
+        let is_read = || lane.is_read(&self.settled, self.last_seq);
+        self.is_probing && lane.kind == LaneKind::Fresh && lane.waiting().is_empty() && !is_read()
+    }
+
     /// The lanes' places, whoever has used less of its share first.
     fn lanes_by_turn(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.lanes.len()).collect();
-        places.sort_by_key(|place| self.lanes[*place].used());
+        let is_behind = |lane: &Lane| self.is_probing && lane.kind == LaneKind::Backlog;
+        places.sort_by_key(|place| (is_behind(&self.lanes[*place]), self.lanes[*place].used()));
         places
     }
 
