@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 use super::{
     budget::{Budget, DiskSpace, Policy},
@@ -24,8 +24,12 @@ use crate::{clock::Mono, ids::Seq, limits, record::Settlement};
 /// Readings the hub has are removed once there are so many, or after [`SWEEP_WAIT`]: each removal is a commit.
 pub(super) const SWEEP_ROWS: i64 = 256;
 pub(super) const SWEEP_WAIT: Duration = Duration::from_secs(60);
-/// The last readings stay whatever the room: something else than readings fills the file.
-pub(super) const ROWS_KEPT: i64 = 1000;
+/// The last readings stay whatever the room, since something else than readings fills the file: so many at most, and not
+/// more than fill this part of the room.
+const ROWS_KEPT: i64 = 1000;
+const KEPT_SHARE: u64 = 4;
+/// Readings looked at to see how large the last ones are.
+const SAMPLES: i64 = 20;
 /// Free pages for which the file is worth shrinking, if they are half of it.
 const SHRINK_PAGES: i64 = 8192;
 /// Free pages kept for new readings while the file system has too little space; half of them before more are made.
@@ -221,8 +225,11 @@ fn choose(
         return Ok(Some(removal));
     }
     let may_drop = house.may_drop(orders);
-    let last = (front.last - ROWS_KEPT).min(front.first + front.rows_max - 1);
-    Ok((may_drop && last >= front.first).then(|| front.removal(last, Why::NoSpace)))
+    if !may_drop {
+        return Ok(None);
+    }
+    let last = front.last_droppable(connection, orders)?.min(front.first + front.rows_max - 1);
+    Ok((last >= front.first).then(|| front.removal(last, Why::NoSpace)))
 }
 
 /// Drops some of the oldest payloads in quarantine, and of the oldest rejected readings.
@@ -354,6 +361,26 @@ impl<'a> Front<'a> {
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let (Some(first), Some(last)) = ends else { return Ok(None) };
         Ok(Some(Self { first, last, settlement, rows_max: i64::from(rows_max).max(1) }))
+    }
+
+    /// The last place that may be dropped for want of room.
+    pub(super) fn last_droppable(
+        &self,
+        connection: &Connection,
+        orders: &Orders<'_>,
+    ) -> rusqlite::Result<i64> {
+        let mut size =
+            connection.prepare_cached("SELECT octet_length(payload) FROM journal WHERE seq = ?1")?;
+        let (mut bytes, mut rows) = (0_u64, 0);
+        for sample in 0..SAMPLES {
+            let seq = self.last - sample * (ROWS_KEPT / SAMPLES);
+            if let Some(found) = size.query_row([seq], |row| row.get::<_, u32>(0)).optional()? {
+                (bytes, rows) = (bytes + u64::from(found), rows + 1);
+            }
+        }
+        let each = (bytes / rows.max(1)).max(1);
+        let fit = i64::try_from(orders.budget.max_bytes / KEPT_SHARE / each).unwrap_or(i64::MAX);
+        Ok(self.last - fit.min(ROWS_KEPT))
     }
 
     /// The last place of the settled readings at the front, if there are any.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::{
     own_marks::Marks,
     removed::{Losses, note_boot, note_removed},
-    retention::{Front, House, Housekeeping, Orders, ROWS_KEPT, SWEEP_ROWS, SWEEP_WAIT, Why},
+    retention::{Front, House, Housekeeping, Orders, SWEEP_ROWS, SWEEP_WAIT, Why},
 };
 use crate::clock::Mono;
 
@@ -67,9 +67,8 @@ pub(super) fn step(
         }
         return Ok(Did::Something);
     }
-    let may_drop = house.may_drop(orders);
-    let droppable = up_to(front.last - ROWS_KEPT);
-    if may_drop && droppable > 0 {
+    let droppable = if house.may_drop(orders) { up_to(front.last_droppable(connection, orders)?) } else { 0 };
+    if droppable > 0 {
         remove(connection, &window[..droppable], Why::NoSpace, front, done)?;
         return Ok(Did::Something);
     }

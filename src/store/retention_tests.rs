@@ -242,6 +242,23 @@ fn for_want_of_room_what_was_set_aside_goes_before_readings_that_wait() {
 }
 
 #[test]
+fn large_readings_leave_the_budget_no_more_than_small_ones_do() {
+    let bench = Bench::new();
+    let mut buffer = bench.buffer();
+    let budget = Budget { max_bytes: 16 << 20, ..ROOMY };
+    for seq in 1..=600 {
+        let reading = record(seq, "camera", seq as i64, &format!("{{\"n\":\"{}\"}}", "x".repeat(50_000)));
+        buffer.append(&Batch { records: vec![reading], ..Batch::default() }).expect("appended");
+        tidy(&mut buffer, &budget, &PLENTY, NOW);
+    }
+    buffer.checkpoint().expect("copied");
+    assert!(file_pages(&bench) <= 17 << 10, "{} pages", file_pages(&bench));
+    let kept = left(&mut buffer).len();
+    assert!(kept >= 80, "a quarter of the room is for the last: {kept}");
+    assert_eq!(buffer.lost().no_space, 600 - kept as u64);
+}
+
+#[test]
 fn what_others_write_to_the_disk_costs_no_reading_but_the_file_grows_no_more() {
     let (bench, mut buffer) = with_readings(8000);
     let tight = DiskSpace { free: 0, ..PLENTY };
