@@ -1,7 +1,7 @@
 //! A hub with quirks at the other end, in gateway mode: whatever it does, every reading arrives, each device's in order,
 //! and the gateway knows it in the end.
 
-use std::{collections::BTreeSet, ops::Range, time::Duration};
+use std::{collections::BTreeSet, fs, ops::Range, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -250,4 +250,41 @@ fn a_hub_that_knows_the_token_only_later_is_asked_again_at_once_on_sighup_and_wh
         site.wait_until_drained();
         assert_eq!(site.check_arrivals(), 0, "{again}");
     }
+}
+
+#[test]
+fn what_the_hub_has_stays_for_local_queries_as_long_as_there_is_room() {
+    const MAX_BYTES: u64 = 16 << 20;
+    let edge = Setup::new()
+        .setting("storage.keep_uploaded = true")
+        .setting(&format!("storage.max_bytes = {MAX_BYTES}"))
+        .start();
+    let devices = vec![edge.add_device("pump")];
+    let mut site = Site { hub: ServedHub::start(Manners::good()), edge, devices, published: 0 };
+    site.lead_to_hub();
+    site.publish(1000);
+    site.wait_until_drained();
+    let values = |n: u64, wide: &str| format!(r#"{{"n":{n},"wide":"{wide}"}}"#);
+    assert_eq!(site.edge.stored_values("pump").len(), 1000, "all of them");
+
+    // Half as much again as there is room for.
+    let wide = "x".repeat(30_000);
+    let mut client = site.edge.online(V5, &site.devices[0], "meter");
+    for n in 1000..1800 {
+        client.telemetry(&format!(r#"{{"ts":{},"values":{}}}"#, time(n), values(n, &wide)));
+    }
+    site.published = 1800;
+    site.wait_until_drained();
+    assert_eq!(site.check_arrivals(), 0, "each once");
+    let bytes = || -> u64 {
+        let files = fs::read_dir(site.edge.data_dir()).expect("there");
+        files.map(|file| file.expect("an entry").metadata().map_or(0, |found| found.len())).sum()
+    };
+    until_true("the budget holds", SOON, || bytes() <= MAX_BYTES);
+    let left = site.edge.stored_values("pump");
+    assert!((100..800).contains(&left.len()), "the newest have stayed: {}", left.len());
+    assert_eq!(left.last(), Some(&values(1799, &wide)));
+    let (_, report) = site.status();
+    let dropped = report["dropped"].as_object().expect("reasons").values().filter_map(Value::as_u64);
+    assert_eq!(dropped.sum::<u64>(), 0, "the hub has them: {report}");
 }
