@@ -87,7 +87,12 @@ pub(super) fn read(
         if is_settled || whose.leaves_out(row) {
             continue;
         }
-        match decode(row, placements) {
+        // A damaged page can give rows twice, or out of order.
+        let in_order = |reading: &Outbound| {
+            let before = readings.last().map_or(stretch.after, |before: &Outbound| before.seq);
+            before < reading.seq && reading.seq <= through
+        };
+        match decode(row, placements).filter(in_order) {
             Some(reading) => {
                 bytes += reading.values.len();
                 readings.push(reading);
@@ -103,7 +108,7 @@ impl Whose<'_> {
     fn leaves_out(&self, row: &Row<'_>) -> bool {
         let Self::AllBut(devices) = self else { return false };
         let name = row.get_ref(7).ok().and_then(|name| name.as_str().ok());
-        name.and_then(|name| DeviceName::parse(name).ok()).is_some_and(|name| devices.contains(&name))
+        name.and_then(DeviceName::restored).is_some_and(|name| devices.contains(&name))
     }
 }
 
@@ -143,7 +148,7 @@ fn decode(row: &Row<'_>, placements: &Placements) -> Option<Outbound> {
     };
     Some(Outbound {
         seq: Seq(u64::try_from(seq).ok()?),
-        device: DeviceName::parse(row.get_ref(7).ok()?.as_str().ok()?).ok()?,
+        device: DeviceName::restored(row.get_ref(7).ok()?.as_str().ok()?)?,
         time,
         values: str::from_utf8(payload).ok()?.to_owned(),
     })
