@@ -24,6 +24,8 @@ use crate::{clock::Mono, ids::Seq, limits, record::Settlement};
 /// Readings the hub has are removed once there are so many, or after [`SWEEP_WAIT`]: each removal is a commit.
 pub(super) const SWEEP_ROWS: i64 = 256;
 pub(super) const SWEEP_WAIT: Duration = Duration::from_secs(60);
+/// What a reading takes beside its values, roughly.
+pub(super) const ROW_BYTES: u64 = 32;
 /// The last readings stay whatever the room, since something else than readings fills the file: so many at most, and not
 /// more than fill this part of the room.
 const ROWS_KEPT: i64 = 1000;
@@ -72,6 +74,9 @@ pub(super) struct House {
     pub(super) making_room: bool,
     /// Some of what was set aside goes before a reading is lost.
     sets_less_aside: bool,
+    /// What is to leave before there is room again.
+    short_bytes: u64,
+    is_tight: bool,
     /// Nothing may go to make room; said until there is room.
     is_full: bool,
     shrinking: bool,
@@ -123,6 +128,7 @@ struct Room {
     /// Pages worth making room for at once.
     slack: i64,
     is_tight: bool,
+    page_size: u64,
 }
 
 /// The front of the journal.
@@ -145,6 +151,7 @@ pub(super) fn step(
     let front = Front::read(connection, &settlement, orders.rows_max)?;
     house.making_room = room.is_short(house.making_room);
     house.is_full &= house.making_room;
+    (house.short_bytes, house.is_tight) = (room.short_bytes(), room.is_tight);
     house.sets_less_aside = house.making_room && set_aside::exceeds(connection, &SetAsideMax::WHEN_SHORT)?;
     let mut done = Housekeeping { is_tight: room.is_tight, ..Housekeeping::default() };
     let Some(front) = front else {
@@ -189,14 +196,33 @@ fn step_by_stretch(
     age: &Age,
     done: &mut Housekeeping,
 ) -> rusqlite::Result<Did> {
-    let Some(removal) = choose(connection, house, orders, room, front, age)? else {
+    let Some(mut removal) = choose(connection, house, orders, room, front, age)? else {
         return Ok(Did::Nothing { is_settled: front.settled().is_some() });
     };
+    if let Some(bytes) = house.bytes_enough(orders, removal.why) {
+        removal.last = enough(connection, removal, bytes)?;
+    }
     if removal.why == Why::Uploaded {
         house.swept = Some(orders.now);
     }
     remove(connection, removal, front.last, done)?;
     Ok(Did::Something)
+}
+
+/// The last that goes if no more than `bytes` have to.
+fn enough(connection: &Connection, removal: Removal, bytes: u64) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, octet_length(payload) FROM journal WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq",
+    )?;
+    let mut rows = statement.query([removal.first, removal.last])?;
+    let mut sum = 0;
+    while let Some(row) = rows.next()? {
+        sum += row.get::<_, i64>(1)?.unsigned_abs() + ROW_BYTES;
+        if sum >= bytes {
+            return row.get(0);
+        }
+    }
+    Ok(removal.last)
 }
 
 fn choose(
@@ -302,6 +328,17 @@ impl House {
     pub(super) fn may_drop(&self, orders: &Orders<'_>) -> bool {
         self.making_room && !self.sets_less_aside && orders.budget.policy == Policy::DropOldest
     }
+
+    /// How many bytes of readings may go at once; `None` if the number of rows is the only bound. What has to go for want
+    /// of room, and for nothing else, is no more than makes room: a thousand large readings may be all there are.
+    pub(super) fn bytes_enough(&self, orders: &Orders<'_>, why: Why) -> Option<u64> {
+        let must_stay = match why {
+            Why::NoSpace => true,
+            Why::Uploaded => orders.budget.keep_uploaded && !self.is_tight,
+            Why::TooOld => false,
+        };
+        must_stay.then_some(self.short_bytes)
+    }
 }
 
 impl Room {
@@ -312,7 +349,8 @@ impl Room {
         let bytes = orders.budget.max_bytes.saturating_sub(beside);
         let cap = i64::try_from(bytes).unwrap_or(i64::MAX) / page_size.max(1);
         let slack = (cap / 64).clamp(64, 4096);
-        Ok(Self { pages, cap, slack, is_tight: orders.disk.free < orders.budget.keep_free })
+        let is_tight = orders.disk.free < orders.budget.keep_free;
+        Ok(Self { pages, cap, slack, is_tight, page_size: page_size.unsigned_abs() })
     }
 
     /// Whether room is to be made inside the file; what was begun goes on a little further.
@@ -321,6 +359,14 @@ impl Room {
         let live = self.pages.all - self.pages.free;
         let is_used_up = || self.pages.free < wanted(PAGES_WHEN_TIGHT);
         live + wanted(self.slack) > self.cap || (self.is_tight && is_used_up())
+    }
+
+    /// How much is to leave before room need not be made any more.
+    fn short_bytes(&self) -> u64 {
+        let live = self.pages.all - self.pages.free;
+        let beyond = live + self.slack - self.cap;
+        let tight = if self.is_tight { PAGES_WHEN_TIGHT - self.pages.free } else { 0 };
+        beyond.max(tight).max(1).unsigned_abs().saturating_mul(self.page_size)
     }
 
     /// Whether the file is to give pages back.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::{
     own_marks::Marks,
     removed::{Losses, note_boot, note_removed},
-    retention::{Front, House, Housekeeping, Orders, SWEEP_ROWS, SWEEP_WAIT, Why},
+    retention::{Front, House, Housekeeping, Orders, ROW_BYTES, SWEEP_ROWS, SWEEP_WAIT, Why},
 };
 use crate::clock::Mono;
 
@@ -30,8 +30,8 @@ pub(super) struct Search {
     again: Option<Mono>,
 }
 
-/// A reading's place, and whether it is settled.
-type Looked = (i64, bool);
+/// A reading's place, whether it is settled, and what it takes.
+type Looked = (i64, bool, u64);
 
 /// Does one step.
 pub(super) fn step(
@@ -45,15 +45,16 @@ pub(super) fn step(
 ) -> rusqlite::Result<Did> {
     let rows_max = usize::try_from(front.rows_max).unwrap_or(usize::MAX);
     let window = look(connection, front.first, front.rows_max.max(SWEEP_ROWS), marks)?;
-    let settled = window.iter().take_while(|(_, is_settled)| *is_settled).count();
+    let settled = window.iter().take_while(|(_, is_settled, _)| *is_settled).count();
     let waits_long = house.swept.is_some_and(|swept| orders.now.since(swept) >= SWEEP_WAIT);
     let is_due = (waits_long || settled as i64 >= SWEEP_ROWS) && !orders.budget.keep_uploaded;
     if settled > 0 && (needs_room || is_due) {
         house.swept = Some(orders.now);
-        remove(connection, &window[..settled.min(rows_max)], Why::Uploaded, front, done)?;
+        let some = enough(&window[..settled.min(rows_max)], house.bytes_enough(orders, Why::Uploaded));
+        remove(connection, some, Why::Uploaded, front, done)?;
         return Ok(Did::Something);
     }
-    let up_to = |last: i64| window.iter().take(rows_max).take_while(|(seq, _)| *seq <= last).count();
+    let up_to = |last: i64| window.iter().take(rows_max).take_while(|(seq, ..)| *seq <= last).count();
     if let Some(last) = too_old {
         remove(connection, &window[..up_to(last)], Why::TooOld, front, done)?;
         return Ok(Did::Something);
@@ -63,13 +64,18 @@ pub(super) fn step(
     }
     if let Some(behind) = search(connection, &mut house.search, orders.now, front, marks)? {
         if !behind.is_empty() {
-            remove(connection, &behind, Why::Uploaded, front, done)?;
+            let some = enough(&behind, house.bytes_enough(orders, Why::Uploaded));
+            if let (Some((last, ..)), true) = (some.last(), some.len() < behind.len()) {
+                house.search = Search { next: last + 1, again: None };
+            }
+            remove(connection, some, Why::Uploaded, front, done)?;
         }
         return Ok(Did::Something);
     }
     let droppable = if house.may_drop(orders) { up_to(front.last_droppable(connection, orders)?) } else { 0 };
     if droppable > 0 {
-        remove(connection, &window[..droppable], Why::NoSpace, front, done)?;
+        let some = enough(&window[..droppable], house.bytes_enough(orders, Why::NoSpace));
+        remove(connection, some, Why::NoSpace, front, done)?;
         return Ok(Did::Something);
     }
     Ok(Did::Nothing { is_settled: false })
@@ -88,24 +94,42 @@ fn search(
     }
     let mut window = look(connection, search.next.max(front.first), front.rows_max, marks)?;
     match window.last() {
-        Some((last, _)) if *last < front.last => {
+        Some((last, ..)) if *last < front.last => {
             search.next = last + 1;
             search.again = None;
         }
         _ => *search = Search { next: 0, again: Some(now + SWEEP_WAIT) },
     }
-    window.retain(|(_, is_settled)| *is_settled);
+    window.retain(|(_, is_settled, _)| *is_settled);
     Ok(Some(window))
 }
 
+/// The first of `rows`, no more than together have so many bytes, but one at least.
+fn enough(rows: &[Looked], bytes: Option<u64>) -> &[Looked] {
+    let Some(bytes) = bytes else { return rows };
+    let mut sum = 0;
+    let count = rows
+        .iter()
+        .take_while(|(_, _, row)| {
+            sum < bytes && {
+                sum += row;
+                true
+            }
+        })
+        .count();
+    &rows[..count.max(1).min(rows.len())]
+}
+
 fn look(connection: &Connection, from: i64, rows_max: i64, marks: &Marks) -> rusqlite::Result<Vec<Looked>> {
-    let mut statement =
-        connection.prepare_cached("SELECT seq, device FROM journal WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, device, octet_length(payload) FROM journal WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
+    )?;
     let mut rows = statement.query(params![from, rows_max])?;
     let mut looked = Vec::new();
     while let Some(row) = rows.next()? {
         let seq = row.get(0)?;
-        looked.push((seq, marks.covers(row.get(1)?, seq)));
+        let bytes = row.get::<_, i64>(2)?.unsigned_abs() + ROW_BYTES;
+        looked.push((seq, marks.covers(row.get(1)?, seq), bytes));
     }
     Ok(looked)
 }
@@ -118,17 +142,17 @@ fn remove(
     front: &Front<'_>,
     done: &mut Housekeeping,
 ) -> rusqlite::Result<()> {
-    let Some((last, _)) = rows.last() else { return Ok(()) };
+    let Some((last, ..)) = rows.last() else { return Ok(()) };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if *last >= front.last {
         note_boot(&transaction, *last)?;
     }
     let mut delete = transaction.prepare_cached("DELETE FROM journal WHERE seq = ?1")?;
-    for (seq, _) in rows {
+    for (seq, ..) in rows {
         delete.execute([seq])?;
     }
     drop(delete);
-    let waiting = rows.iter().filter(|(_, is_settled)| !is_settled).count() as u64;
+    let waiting = rows.iter().filter(|(_, is_settled, _)| !is_settled).count() as u64;
     let lost = match why {
         Why::Uploaded => Losses::default(),
         Why::TooOld => Losses { too_old: waiting, ..Losses::default() },

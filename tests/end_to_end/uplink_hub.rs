@@ -324,3 +324,40 @@ fn readings_that_came_while_the_gateway_was_busy_are_as_many_values_at_the_hub()
     until_true("the hub has everything", SOON, || hub.lock().arrivals.len() >= 20);
     assert!(hub.lock().kept().into_values().eq((0..20).map(Value::from)));
 }
+
+#[test]
+fn what_the_hub_has_stays_for_local_queries_as_long_as_there_is_room() {
+    const MAX_BYTES: u64 = 16 << 20;
+    let edge = Setup::new()
+        .setting("storage.keep_uploaded = true")
+        .setting(&format!("storage.max_bytes = {MAX_BYTES}"))
+        .start();
+    let devices = vec![edge.add_device("pump")];
+    let mut site = Site { hub: ServedHub::start(Manners::good()), edge, devices, published: 0 };
+    site.lead_to_hub();
+    site.publish(1000);
+    site.wait_until_drained();
+    let values = |n: u64, wide: &str| format!(r#"{{"n":{n},"wide":"{wide}"}}"#);
+    assert_eq!(site.edge.stored_values("pump").len(), 1000, "all of them");
+
+    // Half as much again as there is room for.
+    let wide = "x".repeat(30_000);
+    let mut client = site.edge.online(V5, &site.devices[0], "meter");
+    for n in 1000..1800 {
+        client.telemetry(&format!(r#"{{"ts":{},"values":{}}}"#, time(n), values(n, &wide)));
+    }
+    site.published = 1800;
+    site.wait_until_drained();
+    assert_eq!(site.check_arrivals(), 0, "each once");
+    let bytes = || -> u64 {
+        let files = fs::read_dir(site.edge.data_dir()).expect("there");
+        files.map(|file| file.expect("an entry").metadata().map_or(0, |found| found.len())).sum()
+    };
+    until_true("the budget holds", SOON, || bytes() <= MAX_BYTES);
+    let left = site.edge.stored_values("pump");
+    assert!((100..800).contains(&left.len()), "the newest have stayed: {}", left.len());
+    assert_eq!(left.last(), Some(&values(1799, &wide)));
+    let (_, report) = site.status();
+    let dropped = report["dropped"].as_object().expect("reasons").values().filter_map(Value::as_u64);
+    assert_eq!(dropped.sum::<u64>(), 0, "the hub has them: {report}");
+}
