@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{
+    boots::AHEAD_MS,
     budget::{Budget, DiskSpace, Policy},
     checksum::JournalRow,
     own_marks::Marks,
@@ -253,14 +254,14 @@ fn remove(
     Ok(())
 }
 
-/// How long its boot lasted is known from the last reading, which is to be removed.
+/// How long its boot lasted is known from the last reading, which is to be removed and may be ahead of the time.
 pub(super) fn note_boot(transaction: &Transaction<'_>, last: i64) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "UPDATE boots SET seen_ms = max(seen_ms, (SELECT at_ms FROM journal WHERE seq = ?1))
+            "UPDATE boots SET seen_ms = max(seen_ms, (SELECT at_ms - ?2 FROM journal WHERE seq = ?1))
              WHERE boot = (SELECT boot FROM journal WHERE seq = ?1)",
         )?
-        .execute([last])
+        .execute([last, AHEAD_MS])
         .map(drop)
 }
 
