@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Readings may be ahead of the time by so much.
-const AHEAD_MS: i64 = RECEIVED_AHEAD_MAX.as_millis() as i64;
+pub(super) const AHEAD_MS: i64 = RECEIVED_AHEAD_MAX.as_millis() as i64;
 
 /// The kernel's name for the time since it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub(super) fn resume(
     let newest = newest(transaction)?;
     let same = newest.as_ref().filter(|row| !id.0.is_empty() && row.id == id.0);
     let boot = match same {
-        Some(row) if opening.is_after(row.passed_ms) => {
+        Some(row) if opening.is_after(row.past_ms) => {
             let boot = Boot { clock: merge(row.boot.clock, clock), ..row.boot };
             note(transaction, boot)?;
             boot
@@ -124,9 +124,9 @@ pub(super) fn note(connection: &Connection, boot: Boot) -> rusqlite::Result<bool
 }
 
 impl Opening {
-    fn is_after(self, passed_ms: i64) -> bool {
+    fn is_after(self, past_ms: i64) -> bool {
         match self {
-            Self::Start { now_ms } => passed_ms <= now_ms.saturating_add(AHEAD_MS),
+            Self::Start { now_ms } => past_ms <= now_ms,
             Self::Again { .. } => true,
         }
     }
@@ -143,8 +143,10 @@ impl Opening {
 struct KnownBoot {
     id: String,
     boot: Boot,
-    /// How long it is known to have lasted.
+    /// How long it is known to have lasted, give or take what readings are ahead.
     passed_ms: i64,
+    /// How long at least: no program of this boot starts before.
+    past_ms: i64,
 }
 
 /// The newest boot. Older rows of this boot's id are not looked for: the data directory has been on another machine
@@ -157,7 +159,8 @@ fn newest(transaction: &Transaction<'_>) -> rusqlite::Result<Option<KnownBoot>> 
             |row| {
                 let clock = ClockState { offset_ms: row.get(2)?, synchronised: row.get(3)? };
                 let boot = Boot { number: row.get(0)?, clock, age_ms: row.get(4)? };
-                Ok(KnownBoot { id: row.get(1)?, boot, passed_ms: row.get(5)? })
+                let seen_ms = row.get(5)?;
+                Ok(KnownBoot { id: row.get(1)?, boot, passed_ms: seen_ms, past_ms: seen_ms })
             },
         )
         .optional()?;
@@ -165,8 +168,9 @@ fn newest(transaction: &Transaction<'_>) -> rusqlite::Result<Option<KnownBoot>> 
     let ended_ms: Option<i64> =
         transaction.query_row("SELECT max(ended_ms) FROM sessions", [], |row| row.get(0))?;
     let ended_ms = ended_ms.map(|ended_ms| ended_ms.saturating_sub(known.boot.age_ms));
-    let read_ms = last_reading_ms(transaction, known.boot.number)?;
-    known.passed_ms = known.passed_ms.max(ended_ms.unwrap_or(0)).max(read_ms.unwrap_or(0));
+    let read_ms = last_reading_ms(transaction, known.boot.number)?.unwrap_or(0);
+    known.past_ms = known.past_ms.max(ended_ms.unwrap_or(0)).max(read_ms.saturating_sub(AHEAD_MS));
+    known.passed_ms = known.past_ms.max(read_ms);
     Ok(Some(known))
 }
 

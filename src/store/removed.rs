@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use super::boots::AHEAD_MS;
 use crate::ids::Seq;
 
 /// Readings lost, by reason; totals since the journal was made.
@@ -30,14 +31,14 @@ impl std::ops::AddAssign for Losses {
     }
 }
 
-/// How long its boot lasted is known from the last reading, which is to be removed.
+/// How long its boot lasted is known from the last reading, which is to be removed and may be ahead of the time.
 pub(super) fn note_boot(transaction: &Transaction<'_>, last: i64) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "UPDATE boots SET seen_ms = max(seen_ms, (SELECT at_ms FROM journal WHERE seq = ?1))
+            "UPDATE boots SET seen_ms = max(seen_ms, (SELECT at_ms - ?2 FROM journal WHERE seq = ?1))
              WHERE boot = (SELECT boot FROM journal WHERE seq = ?1)",
         )?
-        .execute([last])
+        .execute([last, AHEAD_MS])
         .map(drop)
 }
 

@@ -140,8 +140,11 @@ impl Lane {
         sent
     }
 
-    /// Readings that were on their way are to be sent again; they go back to their places.
-    pub(super) fn give_back(&mut self, rows: Vec<Outbound>) {
+    /// Readings that were on their way are to be sent again; they go back to their places, unless they lie where everything
+    /// is to be read again.
+    pub(super) fn give_back(&mut self, mut rows: Vec<Outbound>) {
+        let read = rows.partition_point(|row| row.seq <= self.read_through);
+        self.let_go(&rows.split_off(read));
         for row in rows.into_iter().rev() {
             let place = self.waiting.partition_point(|other| other.seq < row.seq);
             self.waiting.insert(place, row);
@@ -266,6 +269,18 @@ mod tests {
         assert_eq!(seqs(lane.waiting()), [1, 2, 3, 5, 8, 9]);
         assert_eq!(seqs(&lane.send(&[0, 1])), [1, 2]);
         assert_eq!(lane.rows(), 6);
+    }
+
+    #[test]
+    fn what_is_to_be_read_again_anyway_is_not_given_back() {
+        let mut lane = Lane::new(LaneKind::Backlog, SIZE, Seq(0), None);
+        let mut read = rows(&[1, 2, 3]);
+        read[1].time = Placed::Pending(0);
+        lane.take(Seq(3), read.into_iter());
+        let sent = lane.send(&[0, 2]);
+        lane.forget_pending();
+        lane.give_back(sent);
+        assert_eq!((seqs(lane.waiting()), lane.rows()), (vec![1], 1));
     }
 
     #[test]

@@ -301,12 +301,13 @@ impl<'a> Look<'a> {
             self.busy.extend(put_off.into_iter().cloned());
         }
         for (place, row) in lane.waiting().iter().enumerate() {
-            // Whatever lies behind it waits as well: overtaking would turn the order of readings around.
+            if self.busy.contains(&row.device) {
+                continue;
+            }
+            // What the device has behind it waits as well: overtaking would turn the order of its readings around.
             if self.waits_for_clock(row) {
                 wait.for_clock = true;
-                return Found::Nothing;
-            }
-            if self.busy.contains(&row.device) {
+                self.busy.insert(row.device.clone());
                 continue;
             }
             let ready = match self.must_announce(&row.device) {
@@ -394,11 +395,14 @@ impl<'a> Look<'a> {
         let mut bytes = self.mode.envelope_bytes(&head.device);
         let (mut points, mut places) = (0_u32, Vec::new());
         for (place, row) in self.lane.waiting().iter().enumerate().skip(start) {
-            if places.len() >= rows_max || row.seq > last || self.waits_for_clock(row) {
+            if places.len() >= rows_max || row.seq > last {
                 break;
             }
             if row.device != head.device {
                 continue;
+            }
+            if self.waits_for_clock(row) {
+                break;
             }
             let more = gateway::data_points(&row.values);
             bytes += gateway::reading_bytes(row.time.ts(), &row.values);

@@ -264,6 +264,8 @@ impl Uploader {
 
     /// The clock was set: readings whose time was not known are read again.
     pub(super) fn forget_pending(&mut self) {
+        // A page that was asked for before would be taken for everything up to its end.
+        self.reading = None;
         self.lanes.iter_mut().for_each(Lane::forget_pending);
     }
 

@@ -6,6 +6,7 @@ use forebay::{
     clock::{ClockState, Wall},
     identity::{Identity, Role, TokenHash},
     ids::{DeviceName, IdentityId, Seq},
+    limits::RECEIVED_AHEAD_MAX,
     record::{Placed, Record, Settlement},
     session::Batch,
     store::{Housekeeping, Losses, Query},
@@ -49,10 +50,11 @@ pub struct Found {
 
 impl Journal {
     /// The journal is opened in boot `id`, so long after its beginning. The newest boot goes on if it is the same one,
-    /// unless its last reading, or the last opening, lies in the future.
+    /// unless its last reading, which may be ahead a little, or the last opening lies in the future.
     pub fn open(&mut self, id: &str, now_ms: i64, clock: ClockState) {
         let last = self.last.filter(|(_, boot, _)| boot + 1 == self.boots.len());
-        let is_past = last.is_none_or(|(_, _, received_ms)| received_ms <= now_ms);
+        let ahead_ms = RECEIVED_AHEAD_MAX.as_millis() as i64;
+        let is_past = last.is_none_or(|(_, _, received_ms)| received_ms <= now_ms + ahead_ms);
         match self.boots.last() {
             Some(newest) if newest.id == id && is_past && newest.opened_ms <= now_ms => self.set_clock(clock),
             _ => self.boots.push(Boot { id: id.to_owned(), clock, opened_ms: now_ms }),

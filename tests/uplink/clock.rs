@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use forebay::uplink::State;
+use forebay::uplink::{Order, State};
 
 use crate::{
     hub::Manners,
@@ -102,4 +102,51 @@ fn a_wait_shorter_than_what_the_network_is_given_is_the_longest_wait_there_is() 
     world.settings.clock_wait = Some(20 * SECOND);
     world.crash();
     world.drain(25 * SECOND);
+}
+
+#[test]
+fn devices_that_tell_the_time_themselves_do_not_wait_for_the_clock_because_others_do() {
+    let mut world = without_a_clock(6);
+    for n in 0..100 {
+        world.store_of("meter", 1_700_000_000_000 + n);
+        world.store("pump");
+    }
+    world.run(5 * SECOND);
+    assert_eq!(world.first_arrivals("meter").len(), 100);
+    assert_eq!(world.hub.arrivals.len(), 100);
+    assert_eq!(world.uplink.status(world.now).state, State::WaitingForClock);
+    world.synchronise(1_000_000);
+    world.drain(10 * SECOND);
+    assert_all_of_the_right_time(&world);
+    assert_eq!(world.repeats(), 0);
+    assert!(["meter", "pump"].iter().all(|device| world.first_arrivals(device).is_sorted()));
+}
+
+#[test]
+fn a_device_that_tells_the_time_only_sometimes_has_its_readings_in_order_all_the_same() {
+    let mut world = without_a_clock(7);
+    world.store_of("pump", 1_700_000_000_000);
+    world.store_of("fan", 1_700_000_000_000);
+    world.run(5 * SECOND);
+    assert_eq!(world.hub.arrivals.len(), 0);
+    world.synchronise(1_000_000);
+    world.drain(10 * SECOND);
+    assert!(MANY.iter().all(|device| world.first_arrivals(device).is_sorted()));
+}
+
+#[test]
+fn a_page_of_the_journal_that_comes_after_the_clock_was_set_hides_no_reading() {
+    let mut world = without_a_clock(8);
+    world.settings.order = Order::OldestFirst;
+    world.crash();
+    world.run(SECOND);
+    let connections = world.connections;
+    world.reads_wait = true;
+    world.store_many(&MANY, 70);
+    world.synchronise(1_000_000);
+    world.reads_wait = false;
+    world.serve();
+    world.drain(10 * SECOND);
+    assert_eq!(world.connections, connections);
+    assert_all_of_the_right_time(&world);
 }

@@ -11,7 +11,7 @@ use forebay::{
     ids::{DeviceName, Seq},
     limits::{UPLINK_LANE_ROWS, UPLINK_SUSPECTS},
     record::{Outbound, Placed, Settlement},
-    uplink::{Failure, FailureKind, Mode, Secret, Settings, Uplink},
+    uplink::{Failure, FailureKind, Mode, ReadRequest, Secret, Settings, Uplink},
 };
 
 use crate::hub::{Hub, HubConnection, Manners};
@@ -57,6 +57,9 @@ pub struct World {
     /// Readings on disk as rejected, with the reason.
     pub rejected: BTreeMap<u64, String>,
     pub clock_synchronised: bool,
+    /// The journal does not answer for now; the question it has.
+    pub reads_wait: bool,
+    asked: Option<ReadRequest>,
     /// Of a hundred settlements and reads, how many fail.
     pub disk_fails: u64,
     pub connections: u64,
@@ -101,6 +104,8 @@ impl World {
             disk: Settlement::default(),
             rejected: BTreeMap::new(),
             clock_synchronised: true,
+            reads_wait: false,
+            asked: None,
             disk_fails: 0,
             connections: 0,
             notices: Vec::new(),
@@ -142,6 +147,16 @@ impl World {
         let seq = self.put(device, values);
         self.tell_stored(seq);
         self.commit(false);
+        self.serve();
+        seq
+    }
+
+    /// The same, and the device has told its time.
+    pub fn store_of(&mut self, device: &str, ts: i64) -> u64 {
+        let seq = self.next_seq;
+        self.put(device, &format!(r#"{{"n":{seq}}}"#));
+        self.journal.get_mut(&seq).expect("just put there").time = Placed::Given(ts);
+        self.tell_stored(seq);
         self.serve();
         seq
     }
@@ -409,7 +424,11 @@ impl World {
 
     /// Does what the uplink asks for, as the loop would.
     pub fn serve(&mut self) {
-        while let Some(mut request) = self.uplink.poll_read() {
+        while let Some(mut request) = self.asked.take().or_else(|| self.uplink.poll_read()) {
+            if self.reads_wait {
+                self.asked = Some(request);
+                break;
+            }
             if self.draw(100) < self.disk_fails {
                 self.uplink.handle_read_failed(request, self.now);
                 break;
