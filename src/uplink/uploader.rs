@@ -262,6 +262,7 @@ impl Uploader {
 
     /// The hub took a message.
     pub(super) fn on_taken(&mut self, message: InFlight, pace: &mut Pace, now: Mono) {
+        pace.speed_up();
         match message.content {
             Content::Announcement(device) => self.presence.note_told(device, now),
             Content::Farewell | Content::RpcAnswer => {}
@@ -272,7 +273,6 @@ impl Uploader {
                 }
                 self.flight.note_taken(message.payload_bytes, now.since(message.sent));
                 self.poison.on_taken(&rows, &self.settled);
-                pace.speed_up();
                 self.let_go(lane, &rows);
                 self.note_unsaved(now);
                 if self.is_probing && !self.poison.hub_at_fault() {
