@@ -45,7 +45,7 @@ impl Uplink {
             Link::Greeting { version, .. } if blame == Blame::Message => self.versions.on_closed(*version),
             Link::Connecting { .. } | Link::Greeting { .. } => {}
             Link::Open(connection) => {
-                if connection.phase != Phase::Uploading {
+                if connection.phase != Phase::Uploading && blame == Blame::Message {
                     self.ended_asking = self.ended_asking.saturating_add(1);
                 }
                 // Readings are not to blame for a subscription the hub does not like.

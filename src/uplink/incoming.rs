@@ -130,6 +130,8 @@ impl Uplink {
         if self.settings.mode.asks_for_limits() && self.ended_asking < 2 {
             self.ask_for_limits();
         } else {
+            // The next connection asks again: it may have been the hub's restarts that ended those.
+            self.ended_asking = 0;
             self.begin_uploading();
         }
     }

@@ -2,7 +2,7 @@
 
 use forebay::{
     mqtt::{Disconnect, Packet, Properties, ProtocolVersion, ReasonCode, encode},
-    uplink::{RateTexts, State},
+    uplink::{FailureKind, RateTexts, State},
 };
 
 use crate::{
@@ -59,6 +59,45 @@ fn rates_the_hub_has_told_are_never_exceeded_and_nearly_used() {
     let seconds = world.now.mono.0 / 1_000_000;
     // Four fifths of 300 values each second are 240.
     assert!(seconds < 20_000 / 200, "{seconds} s");
+}
+
+/// Sends much to a hub whose rates are told; how often it refused some.
+fn refusals_after(cuts: &[FailureKind]) -> u64 {
+    let manners = Manners { rates: rates(), ..Manners::good() };
+    let mut world = World::new(14, settings(), manners);
+    for kind in cuts {
+        let is_asking = |world: &mut World| world.uplink.status(world.now).state == State::Asking;
+        assert!(world.run_until(900 * SECOND, is_asking));
+        world.cut(*kind);
+    }
+    let is_open = |world: &mut World| world.uplink.status(world.now).state == State::UpToDate;
+    assert!(world.run_until(900 * SECOND, is_open));
+    world.cut(FailureKind::Closed);
+    world.store_many(&TEN, 2_000);
+    world.drain(900 * SECOND);
+    world.hub.refusals
+}
+
+#[test]
+fn connections_lost_while_the_limits_are_asked_for_do_not_keep_us_from_asking_again() {
+    use FailureKind::{Closed, Reset, TimedOut};
+    for cuts in [vec![Closed, Reset], vec![TimedOut; 5], vec![Closed, TimedOut, Closed]] {
+        assert_eq!(refusals_after(&cuts), 0, "{cuts:?}");
+    }
+}
+
+#[test]
+fn a_link_that_breaks_is_no_reason_to_go_without_limits() {
+    let manners = Manners { rates: rates(), ..Manners::good() };
+    let mut world = World::new(15, settings(), manners);
+    for _ in 0..5 {
+        let is_asking = |world: &mut World| world.uplink.status(world.now).state == State::Asking;
+        assert!(world.run_until(900 * SECOND, is_asking));
+        world.cut(FailureKind::TimedOut);
+    }
+    world.store_many(&TEN, 2_000);
+    world.drain(900 * SECOND);
+    assert_eq!(world.hub.refusals, 0);
 }
 
 #[test]
