@@ -45,7 +45,7 @@ impl Uplink {
             Link::Greeting { version, .. } if blame == Blame::Message => self.versions.on_closed(*version),
             Link::Connecting { .. } | Link::Greeting { .. } => {}
             Link::Open(connection) => {
-                if connection.phase != Phase::Uploading {
+                if connection.phase != Phase::Uploading && blame == Blame::Message {
                     self.ended_asking = self.ended_asking.saturating_add(1);
                 }
                 // Readings are not to blame for a subscription the hub does not like.
@@ -81,12 +81,6 @@ impl Uplink {
         }
     }
 
-    /// Whether a refusal must have to do with the message itself: the rates are known and kept, or nothing else was sent
-    /// for a while.
-    pub(super) fn nothing_else_explains(&self, message: &InFlight) -> bool {
-        self.pace.is_known() || message.quiet >= UPLINK_GAP_DOUBTED
-    }
-
     /// Finds out which of the messages on their way, if any, is to blame.
     fn judge(&mut self, words: &str, blame: Blame) -> Option<Outcome> {
         let mut messages = self.close_connection();
@@ -101,10 +95,9 @@ impl Uplink {
             self.uploader.flight.shrink(2);
             return None;
         }
-        if !self.pace.is_known() {
-            self.pace.slow_down(UPLINK_GAP_DOUBTED);
-            self.uploader.flight.shrink(2);
-        }
+        // Also if rates are known and kept: the hub may have others, which it shares out among all its clients.
+        self.pace.slow_down(UPLINK_GAP_DOUBTED);
+        self.uploader.flight.shrink(2);
         let Some(message) = only else {
             self.uploader.poison.on_unclear_close(count);
             return None;
@@ -122,7 +115,7 @@ impl Uplink {
             // It is not sent a second time.
             Content::RpcAnswer => return None,
         }
-        let counts = self.nothing_else_explains(&message);
+        let counts = message.nothing_else_explains();
         let refusal = Refusal::Guessed(fit_for_people(words));
         let outcome = self.uploader.on_refused(message, &refusal, counts, self.now.mono);
         self.tell_outcome(outcome.as_ref(), words);

@@ -10,7 +10,7 @@ use crate::{
     ids::DeviceName,
     limits::{
         UPLINK_ACK_TIMEOUT_MAX, UPLINK_CONNACK_TIMEOUT_MAX, UPLINK_FLIGHT_BYTES_FIRST,
-        UPLINK_FLIGHT_BYTES_MAX, UPLINK_FLIGHT_BYTES_MIN,
+        UPLINK_FLIGHT_BYTES_MAX, UPLINK_FLIGHT_BYTES_MIN, UPLINK_GAP_DOUBTED,
     },
     mqtt::PacketId,
     record::Outbound,
@@ -37,6 +37,13 @@ pub(super) struct InFlight {
     pub(super) sent: Mono,
     /// How long nothing had gone before it.
     pub(super) quiet: Duration,
+}
+
+impl InFlight {
+    /// Whether a refusal must have to do with the message itself: nothing else was sent for a while.
+    pub(super) fn nothing_else_explains(&self) -> bool {
+        self.quiet >= UPLINK_GAP_DOUBTED
+    }
 }
 
 /// What a message says.

@@ -136,6 +136,8 @@ impl Uplink {
         if self.settings.mode.asks_for_limits() && self.ended_asking < 2 {
             self.ask_for_limits();
         } else {
+            // The next connection asks again: it may have been the hub's restarts that ended those.
+            self.ended_asking = 0;
             self.begin_uploading();
         }
     }
@@ -245,10 +247,8 @@ impl Uplink {
             _ if matches!(message.content, Content::Announcement(_)) => self.on_announcement_refused(message),
             ReasonCode::PayloadFormatInvalid => self.on_refused(message, &Refusal::Told(words), true),
             _ => {
-                let counts = self.nothing_else_explains(&message);
-                if !self.pace.is_known() {
-                    self.pace.slow_down(UPLINK_GAP_DOUBTED);
-                }
+                let counts = message.nothing_else_explains();
+                self.pace.slow_down(UPLINK_GAP_DOUBTED);
                 self.note_told_off(&words);
                 self.on_refused(message, &Refusal::Guessed(words), counts);
             }

@@ -121,7 +121,7 @@ pub struct Uplink {
     clock_wait: ClockWait,
     /// What the last look for something to send has found to wait for.
     wait: Wait,
-    /// Connections that ended while the limits were being asked for; a hub that does it twice is not asked again.
+    /// Connections the hub ended while the limits were being asked for; after two, one goes without.
     ended_asking: u8,
     /// Connections that ended while the hub was asked to send messages for devices; after two, one goes without.
     ended_subscribing: u8,

@@ -76,12 +76,6 @@ impl Pace {
         self.told = Some(told);
     }
 
-    /// Whether rates are known, so that a hub that closes the connection has another reason.
-    pub(super) fn is_known(&self) -> bool {
-        let bounds = |rates: &Rates| !rates.telemetry_messages.is_empty() || !rates.data_points.is_empty();
-        bounds(&self.ours) || self.told.is_some()
-    }
-
     /// When a message that is not telemetry may go.
     pub(super) fn message_ready_at(&mut self, now: Mono) -> Mono {
         self.messages.ready_at(1, now).max(self.quiet_at(self.gap, now))
@@ -144,7 +138,7 @@ impl Pace {
         }
     }
 
-    /// The hub has taken readings: the gap shrinks by an eighth, and is gone when it hardly matters.
+    /// The hub has taken a message: the gap shrinks by an eighth, and is gone when it hardly matters.
     pub(super) fn speed_up(&mut self) {
         self.gap = self.gap * 7 / 8;
         if self.gap < UPLINK_GAP_MIN / 16 {
@@ -333,7 +327,6 @@ mod tests {
     #[test]
     fn the_hubs_rates_hold_beside_the_operators_and_each_device_has_its_own() {
         let mut pace = pace("1000:1", "");
-        assert!(pace.is_known());
         let answer = br#"{"rateLimits":{"telemetryMessages":"5:10"},"gatewayRateLimits":{"telemetryMessages":"10:10"}}"#;
         pace.learn(&SessionLimits::parse(answer).expect("an answer"));
         let hall = DeviceName::parse("hall").expect("valid");
@@ -354,7 +347,6 @@ mod tests {
     #[test]
     fn a_hub_that_closes_gets_less_and_one_that_takes_gets_more_again() {
         let mut pace = pace("", "");
-        assert!(!pace.is_known());
         pace.note_telemetry(&pump(), 1, Mono(0));
         pace.slow_down(SECOND * 10);
         let first = pace.telemetry_ready_at(&pump(), 1, Mono(0));

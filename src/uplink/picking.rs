@@ -229,7 +229,7 @@ impl Uploader {
             true => pace.message_ready_at(now),
             false => pace.telemetry_ready_at(&row.device, points, now),
         };
-        if guessed && !must_announce && !pace.is_known() {
+        if guessed && !must_announce {
             // A connection closed right after other readings could be closed for their rate.
             ready = ready.max(pace.quiet_at(UPLINK_GAP_DOUBTED, now));
         }
@@ -314,8 +314,7 @@ impl<'a> Look<'a> {
                 true => pace.message_ready_at(now),
                 false => pace.telemetry_ready_at(&row.device, gateway::data_points(&row.values), now),
             };
-            let quiet =
-                if self.wants_quiet(row, pace) { pace.quiet_at(UPLINK_GAP_DOUBTED, now) } else { now };
+            let quiet = if self.wants_quiet(row) { pace.quiet_at(UPLINK_GAP_DOUBTED, now) } else { now };
             if quiet > now {
                 // If others went on meanwhile it would never be quiet.
                 wait.for_quiet = true;
@@ -359,10 +358,8 @@ impl<'a> Look<'a> {
     }
 
     /// Whether `row` is to go after quiet alone: a closed connection would be put down to it.
-    fn wants_quiet(&self, row: &Outbound, pace: &Pace) -> bool {
-        !self.must_announce(&row.device)
-            && !pace.is_known()
-            && self.uploader.poison.wants_quiet(&row.device, row.seq)
+    fn wants_quiet(&self, row: &Outbound) -> bool {
+        !self.must_announce(&row.device) && self.uploader.poison.wants_quiet(&row.device, row.seq)
     }
 
     fn waits_for_clock(&self, row: &Outbound) -> bool {

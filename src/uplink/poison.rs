@@ -30,6 +30,8 @@ const STRIKES: u8 = 3;
 const STRIKES_OF_SUSPECT: u8 = 2;
 /// Closed connections in a row after which the witness is asked: pauses grow with each.
 const CLOSES_IN_A_ROW: u8 = 4;
+/// Closed connections in a row after which, without a witness, the hub seems to be at fault.
+const CLOSES_OF_HUB: u8 = 8;
 /// Refusals after which the witness is none any more: what was taken once may be unwelcome today.
 const STRIKES_OF_WITNESS: u8 = 2;
 /// Known-bad stretches kept; one more makes the oldest be found again.
@@ -237,6 +239,8 @@ impl Poison {
         if is_struck {
             return self.suspect(first, guessed);
         }
+        let is_clear = guessed && counts && rows.len() == 1;
+        self.hub_at_fault |= is_clear && self.witness.is_none() && self.closes >= CLOSES_OF_HUB;
         if self.stretches.len() >= STRETCHES_MAX {
             self.stretches.remove(0);
         }
@@ -417,7 +421,7 @@ mod tests {
     #[test]
     fn a_closed_connection_counts_only_if_nothing_else_explains_it() {
         let mut poison = Poison::default();
-        for _ in 0..10 {
+        for _ in 0..5 {
             assert_eq!(poison.on_refused(&rows(7..=7), &guessed(), false), Outcome::Again);
         }
         assert_eq!(poison.on_refused(&rows(7..=7), &guessed(), true), Outcome::Again);

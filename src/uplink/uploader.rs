@@ -276,6 +276,7 @@ impl Uploader {
         if matches!(message.content, Content::Readings { .. }) {
             self.flight.note_taken(&message, now);
         }
+        pace.speed_up();
         match message.content {
             Content::Announcement(device) => self.presence.note_told(device, now),
             Content::Farewell | Content::RpcAnswer => {}
@@ -285,7 +286,6 @@ impl Uploader {
                     self.settled.add(row.seq, row.seq);
                 }
                 self.poison.on_taken(&rows, &self.settled);
-                pace.speed_up();
                 self.let_go(lane, &rows);
                 self.note_unsaved(now);
                 if self.is_probing && !self.poison.hub_at_fault() {

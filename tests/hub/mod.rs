@@ -32,6 +32,9 @@ pub struct Manners {
     pub rates: Vec<HubRate>,
     /// What it does about too much.
     pub too_much: TooMuch,
+    /// Closes without a word on a message of telemetry that comes sooner than this after the last one it took: a limit for
+    /// all its clients together, of which little is left for us.
+    pub shared: Option<Duration>,
     /// Whether 3.1.1 is told by a PUBACK like any other what is dropped, as by hubs from 4.2.1; else it is closed.
     pub lies_in_old_form: bool,
     /// Cannot keep telemetry for now, and does what it does about too much.
@@ -40,6 +43,8 @@ pub struct Manners {
     pub tells_limits: bool,
     /// What it says it takes in one message.
     pub payload_bytes: usize,
+    /// Whether its answer leaves out the rates, as if there were none: they are its owner's, not the gateway's.
+    pub hides_rates: bool,
     /// What it does with a value named `poison`.
     pub poison: OnPoison,
     /// Takes nothing at all: each message is treated as poison.
@@ -124,10 +129,12 @@ impl Manners {
             topic_alias_maximum: 0,
             rates: Vec::new(),
             too_much: TooMuch::Closes,
+            shared: None,
             lies_in_old_form: false,
             is_failing: false,
             tells_limits: true,
             payload_bytes: 65_536,
+            hides_rates: false,
             poison: OnPoison::Says,
             takes_nothing: false,
             refuses_with: None,
@@ -177,6 +184,7 @@ pub struct Hub {
     /// Of its own messages, how many were acknowledged.
     pub own_acks: u64,
     messages_at: Vec<Mono>,
+    taken_at: Option<Mono>,
     buckets: Vec<(f64, Mono)>,
     chance: u64,
 }
@@ -232,6 +240,7 @@ impl Hub {
             answers: Vec::new(),
             own_acks: 0,
             messages_at: Vec::new(),
+            taken_at: None,
             buckets: Vec::new(),
             chance: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
         }
@@ -546,6 +555,11 @@ impl Hub {
             self.refusals += 1;
             return self.drop_one(packet_id, ReasonCode::UnspecifiedError, version, reaction);
         }
+        if self.manners.shared.is_some_and(|span| self.taken_at.is_some_and(|at| now.since(at) < span)) {
+            self.refusals += 1;
+            return reaction.closes = true;
+        }
+        self.taken_at = Some(now);
         let points = readings.iter().map(|reading| reading.values.matches(':').count() as u32).sum();
         if !self.takes_at_this_rate(points, now) {
             self.refusals += 1;
@@ -598,7 +612,8 @@ impl Hub {
 
     fn tell_limits(&mut self, version: ProtocolVersion, reaction: &mut Reaction) {
         let list = |messages: bool| {
-            let of_kind = self.manners.rates.iter().filter(|rate| rate.messages == messages);
+            let is_told = |rate: &&HubRate| rate.messages == messages && !self.manners.hides_rates;
+            let of_kind = self.manners.rates.iter().filter(is_told);
             let texts: Vec<_> =
                 of_kind.map(|rate| format!("{}:{}", rate.count, rate.period.as_secs())).collect();
             texts.join(",")

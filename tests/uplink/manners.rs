@@ -2,7 +2,7 @@
 
 use forebay::{
     mqtt::{Disconnect, Packet, Properties, ProtocolVersion, ReasonCode, encode},
-    uplink::{RateTexts, State},
+    uplink::{FailureKind, RateTexts, State},
 };
 
 use crate::{
@@ -61,6 +61,45 @@ fn rates_the_hub_has_told_are_never_exceeded_and_nearly_used() {
     assert!(seconds < 20_000 / 200, "{seconds} s");
 }
 
+/// Sends much to a hub whose rates are told; how often it refused some.
+fn refusals_after(cuts: &[FailureKind]) -> u64 {
+    let manners = Manners { rates: rates(), ..Manners::good() };
+    let mut world = World::new(14, settings(), manners);
+    for kind in cuts {
+        let is_asking = |world: &mut World| world.uplink.status(world.now).state == State::Asking;
+        assert!(world.run_until(900 * SECOND, is_asking));
+        world.cut(*kind);
+    }
+    let is_open = |world: &mut World| world.uplink.status(world.now).state == State::UpToDate;
+    assert!(world.run_until(900 * SECOND, is_open));
+    world.cut(FailureKind::Closed);
+    world.store_many(&TEN, 2_000);
+    world.drain(900 * SECOND);
+    world.hub.refusals
+}
+
+#[test]
+fn connections_lost_while_the_limits_are_asked_for_do_not_keep_us_from_asking_again() {
+    use FailureKind::{Closed, Reset, TimedOut};
+    for cuts in [vec![Closed, Reset], vec![TimedOut; 5], vec![Closed, TimedOut, Closed]] {
+        assert_eq!(refusals_after(&cuts), 0, "{cuts:?}");
+    }
+}
+
+#[test]
+fn a_link_that_breaks_is_no_reason_to_go_without_limits() {
+    let manners = Manners { rates: rates(), ..Manners::good() };
+    let mut world = World::new(15, settings(), manners);
+    for _ in 0..5 {
+        let is_asking = |world: &mut World| world.uplink.status(world.now).state == State::Asking;
+        assert!(world.run_until(900 * SECOND, is_asking));
+        world.cut(FailureKind::TimedOut);
+    }
+    world.store_many(&TEN, 2_000);
+    world.drain(900 * SECOND);
+    assert_eq!(world.hub.refusals, 0);
+}
+
 #[test]
 fn rates_the_operator_sets_are_kept_if_the_hub_tells_none() {
     let manners = Manners { rates: rates(), tells_limits: false, ..Manners::good() };
@@ -83,13 +122,38 @@ fn a_hub_that_closes_for_rates_it_has_not_told_gets_everything_in_the_end_and_no
             if version_5 != Version5::Spoken && too_much != TooMuch::Closes {
                 continue;
             }
-            let manners =
-                Manners { rates: rates(), tells_limits: false, too_much, version_5, ..Manners::good() };
-            let mut world = World::new(6, settings(), manners).with_backlog(&TEN, 5_000);
-            world.drain(7200 * SECOND);
+            for tells_limits in [false, true] {
+                let rates = rates();
+                let manners = Manners { rates, tells_limits, hides_rates: true, ..Manners::good() };
+                let manners = Manners { too_much, version_5, ..manners };
+                let mut world = World::new(6, settings(), manners).with_backlog(&TEN, 5_000);
+                world.drain(7200 * SECOND);
+                let status = world.uplink.status(world.now);
+                assert_eq!((status.rejected, status.suspected), (0, 0), "{too_much:?}");
+                assert!(world.hub.refusals < 200, "{} refusals, {too_much:?}", world.hub.refusals);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hub_busy_with_others_that_closes_now_and_then_slows_us_down_and_has_no_reading_blamed() {
+    // A limit of all its clients together, of which nobody tells us: one message in ten seconds is left for us.
+    for (tells_limits, hides_rates) in [(true, true), (true, false), (false, true)] {
+        for version_5 in [Version5::Spoken, Version5::ClosesWithoutAWord] {
+            let manners = Manners { rates: rates(), tells_limits, hides_rates, version_5, ..Manners::good() };
+            let mut world = World::new(13, settings(), manners).with_backlog(&["pump", "hall"], 2_000);
+            world.run(SECOND);
+            world.hub.manners.shared = Some(10 * SECOND);
+            for _ in 0..200 {
+                world.store("pump");
+                world.run(20 * SECOND);
+            }
+            world.hub.manners.shared = None;
+            world.live_and_drain(&["pump", "hall"]);
             let status = world.uplink.status(world.now);
-            assert_eq!((status.rejected, status.suspected), (0, 0), "{too_much:?}");
-            assert!(world.hub.refusals < 200, "{} refusals, {too_much:?}", world.hub.refusals);
+            assert_eq!(status.rejected, 0, "{tells_limits} {hides_rates} {version_5:?}");
+            assert!(world.hub.refusals < 200, "{} refusals", world.hub.refusals);
         }
     }
 }
