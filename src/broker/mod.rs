@@ -42,6 +42,7 @@ mod retaining;
 mod routing;
 mod session_life;
 mod sessions;
+mod stamps;
 mod subscribing;
 pub mod subscription_tree;
 mod sys_publishing;
@@ -80,6 +81,7 @@ use refusals::Refusals;
 use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
 use sessions::Sessions;
+use stamps::Stamps;
 use subscription_tree::SubscriptionTree;
 use sys_publishing::Newcomer;
 use sys_topics::SysTopics;
@@ -143,6 +145,7 @@ pub struct Broker {
     is_storage_full: bool,
     batch: Batch,
     batch_bytes: usize,
+    stamps: Stamps,
     next_seq: Seq,
     /// Readings in the batch that was handed out.
     committing: usize,
@@ -200,6 +203,7 @@ impl Broker {
             is_storage_full: false,
             batch: Batch::default(),
             batch_bytes: 0,
+            stamps: Stamps::default(),
             next_seq: recovered.last_seq.next(),
             committing: 0,
             commit_due: false,

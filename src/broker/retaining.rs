@@ -77,7 +77,7 @@ impl Broker {
             self.retained.for_each_match(filter, |message| found.push(Arc::clone(message)));
             let mut has_room = true;
             for message in found {
-                if terms.no_local && message.publisher == Some(slot) {
+                if terms.no_local && self.sessions.has_published(slot, &message) {
                     continue;
                 }
                 let qos = message.qos.min(terms.qos);

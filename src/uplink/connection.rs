@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     clock::Mono,
     device_api::gateway::SessionLimits,
-    limits::{UPLINK_KEEP_ALIVE_S, UPLINK_TOPIC_ALIASES, UPLINK_WINDOW},
+    limits::{UPLINK_KEEP_ALIVE_S, UPLINK_PAYLOAD_BYTES_MIN, UPLINK_TOPIC_ALIASES, UPLINK_WINDOW},
     mqtt::{ConnAck, PacketId, ProtocolVersion, QoS},
 };
 
@@ -91,6 +91,12 @@ impl Connection {
         if granted.maximum_qos() == Some(QoS::AtMostOnce) {
             return Err("the hub takes no messages it would have to acknowledge (Maximum QoS 0)");
         }
+        if granted
+            .maximum_packet_size_bytes()
+            .is_some_and(|bytes| (bytes as usize) < UPLINK_PAYLOAD_BYTES_MIN)
+        {
+            return Err("the hub takes too small messages for readings (Maximum Packet Size)");
+        }
         let seconds = granted.server_keep_alive_s().unwrap_or(settings.keep_alive_s);
         // A hub that wants no keep-alive does not mind one; we want to know whether it is there.
         let seconds = if seconds == 0 { UPLINK_KEEP_ALIVE_S } else { seconds };
@@ -163,14 +169,14 @@ impl Connection {
         self.last_received = now;
     }
 
-    /// PINGRESP has come.
-    pub(super) fn on_pingresp(&mut self) {
-        self.ping_sent = None;
+    /// PINGRESP has come; how long it took is given back.
+    pub(super) fn on_pingresp(&mut self, now: Mono) -> Option<Duration> {
+        self.ping_sent.take().map(|sent| now.since(sent))
     }
 
-    /// What is due next, and when. While something is on its way, silence is noticed within the flight's ack timeout.
+    /// What is due next, and when. While something is on its way, silence is noticed within the flight's patience.
     pub(super) fn next_due(&self, flight: &Flight) -> (Mono, Due) {
-        let patience = flight.ack_timeout();
+        let patience = flight.silence_timeout();
         let oldest = flight.oldest_sent();
         let mut next = (self.last_sent + self.keep_alive * 3 / 4, Due::Ping);
         let mut or_earlier = |time: Mono, due| next = if time < next.0 { (time, due) } else { next };
@@ -182,7 +188,7 @@ impl Connection {
             }
         }
         if let Some(oldest) = oldest {
-            or_earlier(oldest + patience * 3 / 2, Due::Unanswered);
+            or_earlier(oldest + flight.answer_timeout(), Due::Unanswered);
         }
         if let Phase::Asking { until, .. } = self.phase {
             or_earlier(until, Due::Unlimited);
@@ -271,7 +277,7 @@ mod tests {
         connection.note_ping(Mono(0) + SECOND * 15);
         assert_eq!(connection.next_due(&flight), (Mono(0) + SECOND * 25, Due::Dead));
         connection.note_received(Mono(0) + SECOND * 16);
-        connection.on_pingresp();
+        connection.on_pingresp(Mono(0));
         assert_eq!(connection.next_due(&flight), (Mono(0) + SECOND * 26, Due::Ping));
         connection.note_received(Mono(0) + SECOND * 26);
         assert_eq!(connection.next_due(&flight), (Mono(0) + SECOND * 35, Due::Unanswered));

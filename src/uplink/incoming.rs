@@ -7,7 +7,7 @@ use crate::{
     },
     limits::{
         UPLINK_GAP_DOUBTED, UPLINK_GAP_MAX, UPLINK_INCOMING_BYTES_MAX, UPLINK_LIMITS_WAIT,
-        UPLINK_TAKEOVER_WAIT,
+        UPLINK_PAYLOAD_BYTES_MIN, UPLINK_TAKEOVER_WAIT,
     },
     mqtt::{
         Ack, ConnAck, Disconnect, Header, Packet, PacketType, ProtocolVersion, Publish, QoS, ReasonCode,
@@ -70,14 +70,19 @@ impl Uplink {
 
     fn on_packet(&mut self, packet: &Packet<'_>) {
         match (&self.link, packet) {
-            (Link::Greeting { version, .. }, Packet::ConnAck(connack)) => self.on_connack(connack, *version),
+            (Link::Greeting { version, since, .. }, Packet::ConnAck(connack)) => {
+                self.uploader.flight.note_small_answer(self.now.mono.since(*since));
+                self.on_connack(connack, *version);
+            }
             (Link::Open(_), Packet::Publish(publish)) => self.on_publish(publish),
             (Link::Open(_), Packet::PubAck(ack)) => self.on_puback(ack),
             (Link::Open(_), Packet::PubRel(ack)) => self.acknowledge(ack.packet_id, Packet::PubComp),
             (Link::Open(_), Packet::SubAck(suback)) => self.on_suback(suback),
             (Link::Open(_), Packet::PingResp) => {
-                if let Link::Open(connection) = &mut self.link {
-                    connection.on_pingresp();
+                if let Link::Open(connection) = &mut self.link
+                    && let Some(took) = connection.on_pingresp(self.now.mono)
+                {
+                    self.uploader.flight.note_small_answer(took);
                 }
             }
             (_, Packet::Disconnect(disconnect)) => self.on_disconnect(disconnect),
@@ -124,6 +129,7 @@ impl Uplink {
             self.people.alarm = None;
         }
         self.link = Link::Open(Box::new(connection));
+        self.clock_wait.on_let_in(self.now.mono);
         let backlog = self.backlog_words();
         self.tell(false, format!("the hub has let us in (MQTT level {}), {backlog}", version.level()));
         self.queues.open();
@@ -138,7 +144,7 @@ impl Uplink {
     pub(super) fn begin_uploading(&mut self) {
         let Link::Open(connection) = &mut self.link else { return };
         connection.phase = Phase::Uploading;
-        self.uploader.open(self.settings.order);
+        self.uploader.open();
         if !self.settings.mode.is_gateway() {
             return;
         }
@@ -196,6 +202,11 @@ impl Uplink {
     fn on_limits(&mut self, payload: &[u8]) {
         let Some(limits) = SessionLimits::parse(payload) else { return };
         let Link::Open(connection) = &mut self.link else { return };
+        if let Some(bytes) = limits.payload_bytes.filter(|bytes| *bytes < UPLINK_PAYLOAD_BYTES_MIN) {
+            // Else one wrong number at the hub would reject everything that waits.
+            return self
+                .refuse(format!("the hub says that it takes messages of {bytes} bytes at most"), false);
+        }
         self.pace.learn(&limits);
         connection.learn(limits);
         self.ended_asking = 0;

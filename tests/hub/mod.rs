@@ -38,6 +38,8 @@ pub struct Manners {
     pub is_failing: bool,
     /// Whether it answers the question for limits.
     pub tells_limits: bool,
+    /// What it says it takes in one message.
+    pub payload_bytes: usize,
     /// What it does with a value named `poison`.
     pub poison: OnPoison,
     /// Takes nothing at all: each message is treated as poison.
@@ -125,6 +127,7 @@ impl Manners {
             lies_in_old_form: false,
             is_failing: false,
             tells_limits: true,
+            payload_bytes: 65_536,
             poison: OnPoison::Says,
             takes_nothing: false,
             refuses_with: None,
@@ -202,6 +205,17 @@ pub struct Reaction {
 }
 
 impl Hub {
+    /// What it keeps, as hubs do: one value for a device, a key and a time; what comes later takes the place.
+    pub fn kept(&self) -> BTreeMap<(String, String, i64), serde_json::Value> {
+        let mut kept = BTreeMap::new();
+        for Arrival { device, ts, values } in &self.arrivals {
+            let values: BTreeMap<String, serde_json::Value> =
+                serde_json::from_str(values).expect("an object");
+            kept.extend(values.into_iter().map(|(key, value)| ((device.clone(), key, *ts), value)));
+        }
+        kept
+    }
+
     pub fn new(manners: Manners, seed: u64) -> Self {
         Self {
             manners,
@@ -603,7 +617,10 @@ impl Hub {
             Some(_) => format!(r#""rateLimits":{rates}"#),
             None => format!(r#""rateLimits":{{}},"gatewayRateLimits":{rates}"#),
         };
-        let payload = format!(r#"{{"maxPayloadSize":65536,"maxInflightMessages":100,{rates}}}"#);
+        let payload = format!(
+            r#"{{"maxPayloadSize":{},"maxInflightMessages":100,{rates}}}"#,
+            self.manners.payload_bytes
+        );
         let answer = Publish {
             dup: false,
             qos: QoS::AtLeastOnce,
