@@ -69,10 +69,12 @@ macro_rules! limits {
 limits! {
     /// Connections held at once; more are closed at once.
     connections: 1000 in 1..=1_000_000;
-    /// Connections held at once from one address.
+    /// Connections held at once from one address; for IPv6, from one network of 64 bits unless it is our own.
     connections_per_address: 100 in 1..=1_000_000;
     /// Connections of one device, told apart by client id; the oldest is closed beyond it.
     connections_per_device: 4 in 1..=1000;
+    /// Connections of one local client, told apart by client id; the oldest is closed beyond it.
+    connections_per_client: 100 in 1..=1_000_000;
     /// Connections that have not been let in yet; more wait in the kernel's queue.
     connections_unauthenticated: 64 in 1..=100_000;
     /// Seconds from accepting a connection to its complete CONNECT, TLS handshake included.
@@ -104,14 +106,17 @@ limits! {
     device_subscriptions: 50 in 1..=100_000;
     /// Subscriptions of one local client's session.
     client_subscriptions: 1000 in 1..=1_000_000;
+    /// Bytes of all subscriptions, counted as what they cost in memory; one that would need more is refused.
+    subscription_bytes: 33_554_432 in 65_536..=1_073_741_824;
     /// Messages that may wait for one device's session; QoS 0 beyond it is dropped, QoS 1 and 2 end the session.
     device_queue_messages: 100 in 1..=1_000_000;
     /// Bytes of messages that may wait for one device's session; beyond it as above.
     device_queue_bytes: 262_144 in 1024..=67_108_864;
     /// Messages that may wait for one local client's session; beyond it as above.
     client_queue_messages: 10_000 in 1..=1_000_000;
-    /// Bytes of messages that may wait for all connections together; beyond it local clients that only publish are not
-    /// read from. As many may wait for sessions without a connection; one that would need more ends.
+    /// Bytes of messages that may wait for all connections together, or for their acknowledgement; beyond it local clients
+    /// that only publish are not read from. As many may wait for sessions without a connection; one that would need more
+    /// ends.
     queue_memory_bytes: 16_777_216 in 65_536..=1_073_741_824;
     /// Seconds a device's session may outlive its connection.
     device_session_expiry_s: 3600 in 0..=2_592_000;

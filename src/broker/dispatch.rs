@@ -310,16 +310,20 @@ impl Broker {
         self.end_fan_out();
     }
 
-    /// Closes the connection that this one takes over, or the device's oldest if it has too many.
+    /// Closes the connection that this one takes over, or its identity's oldest if there are too many.
     fn make_way(&mut self, session: &Session, now: Now) {
         let live = self.identities.connections(session.identity);
-        let is_crowded =
-            session.rights.is_device() && live.len() >= self.limits.connections_per_device as usize;
+        let connections_max = if session.rights.is_device() {
+            self.limits.connections_per_device
+        } else {
+            self.limits.connections_per_client
+        };
+        let is_crowded = live.len() >= connections_max as usize;
         let same = self.sessions.find(session.identity, &session.client_id);
         if let Some(old) = same.and_then(|slot| self.sessions.get(slot)?.conn) {
             self.close(old, CloseReason::TakenOver, now);
         } else if is_crowded {
-            self.close(live[0], CloseReason::TooManyOfDevice, now);
+            self.close(live[0], CloseReason::TooManyOfIdentity, now);
         }
     }
 

@@ -160,8 +160,7 @@ impl Broker {
 
     fn hold_in_flight(&mut self, slot: SessionSlot, packet_id: PacketId, delivery: Delivery) {
         let ticket = self.gate.appended();
-        let Some(session) = self.sessions.get_mut(slot) else { return };
-        session.outgoing.hold(packet_id, delivery, ticket);
+        self.change_outgoing(slot, |outgoing| outgoing.hold(packet_id, delivery, ticket));
         self.durability.awaiting.push_back((ticket, slot));
     }
 
@@ -174,10 +173,10 @@ impl Broker {
     /// Notes that a session is over, and with it everything that was on its way.
     pub(super) fn forget_durable(&mut self, session: &Session, now: Now) {
         let Some(id) = session.durable else { return };
-        self.note(Change::SessionOver(id), now);
         for place in session.outgoing.places() {
-            self.drop_reference(place.message, now);
+            self.release_place(place, now);
         }
+        self.note(Change::SessionOver(id), now);
     }
 
     /// Sends what waited for the commit that has just happened.
@@ -348,7 +347,7 @@ impl Broker {
                 None => session.outgoing.push(kept),
             }
         }
-        self.offline_bytes += session.outgoing.waiting_bytes();
+        self.offline_bytes += session.outgoing.bytes();
         let slot = self.sessions.insert(session);
         for (filter, terms) in recovered.subscriptions {
             self.adopt_subscription(slot, row.id, filter, terms, now);
@@ -364,10 +363,10 @@ impl Broker {
 
     /// Notes that a session found on disk is over, and with it everything that was on its way.
     fn discard_recovered(&mut self, id: SessionId, deliveries: &[DeliveryRow], now: Now) {
-        self.note(Change::SessionOver(id), now);
-        for delivery in deliveries {
-            self.drop_reference(delivery.message, now);
+        for DeliveryRow { id: delivery, message, .. } in deliveries {
+            self.release_place(Place { delivery: *delivery, message: *message }, now);
         }
+        self.note(Change::SessionOver(id), now);
     }
 
     fn adopt_subscription(

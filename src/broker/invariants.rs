@@ -97,7 +97,7 @@ impl Broker {
             assert!(session.subscription_count() <= session.subscriptions_max(&self.limits));
             assert!(session.own_subscriptions.is_empty() || session.rights.is_device());
             subscriptions += session.subscriptions.len();
-            let bytes = session.outgoing.waiting_bytes();
+            let bytes = session.outgoing.bytes();
             match session.conn {
                 Some(conn) => {
                     assert!(self.connections.client(conn).is_some_and(|client| client.session == slot));

@@ -13,7 +13,8 @@ use crate::{
         TopicName, encode,
     },
     session::{
-        Client, CloseReason, Delivery, Message, Terms, Will, outgoing::Next, rights::DEVICES_NAME_SPACE,
+        Client, CloseReason, Delivery, Message, Outgoing, Terms, Will, outgoing::Next,
+        rights::DEVICES_NAME_SPACE,
     },
 };
 
@@ -195,6 +196,7 @@ impl Broker {
             && session.outgoing.waiting() == 0
             && session.outgoing.has_room_for(delivery.qos)
             && self.has_room_in_outbox(conn)
+            && (delivery.qos == QoS::AtMostOnce || self.has_memory_for(true, delivery.bytes()))
         {
             self.send_delivery(conn, delivery, now);
             return true;
@@ -233,23 +235,39 @@ impl Broker {
             true => session.queue_max(limits).max(limits.retained_messages as usize),
             false => session.queue_max(limits),
         };
-        let ceiling = limits.queue_memory_bytes as usize;
-        let fits_together = match session.conn {
-            Some(_) => self.queued_bytes + bytes <= 2 * ceiling,
-            None => self.offline_bytes + bytes <= ceiling,
-        };
         session.outgoing.waiting() < may_wait
             && session.outgoing.waiting_bytes() + bytes <= session.queue_bytes_max(limits)
-            && fits_together
+            && self.has_memory_for(session.conn.is_some(), bytes)
+    }
+
+    /// Whether `bytes` more may wait, or be in flight, for all together that have a connection, or have none.
+    fn has_memory_for(&self, is_connected: bool, bytes: usize) -> bool {
+        let ceiling = self.limits.queue_memory_bytes as usize;
+        if is_connected {
+            self.queued_bytes + bytes <= 2 * ceiling
+        } else {
+            self.offline_bytes + bytes <= ceiling
+        }
+    }
+
+    /// Changes what is on its way to a session, and with it what all of that costs in memory.
+    pub(super) fn change_outgoing<T>(
+        &mut self,
+        slot: SessionSlot,
+        change: impl FnOnce(&mut Outgoing) -> T,
+    ) -> Option<T> {
+        let session = self.sessions.get_mut(slot)?;
+        let sum = if session.conn.is_some() { &mut self.queued_bytes } else { &mut self.offline_bytes };
+        *sum -= session.outgoing.bytes();
+        let outcome = change(&mut session.outgoing);
+        *sum += session.outgoing.bytes();
+        Some(outcome)
     }
 
     /// Makes room in a queue that is full.
     fn drop_expired(&mut self, subscriber: SessionSlot, now: Now) {
-        let Some(session) = self.sessions.get_mut(subscriber) else { return };
-        let (before, is_connected) = (session.outgoing.waiting_bytes(), session.conn.is_some());
-        let expired = session.outgoing.take_expired(now.mono);
-        let freed = before - session.outgoing.waiting_bytes();
-        *(if is_connected { &mut self.queued_bytes } else { &mut self.offline_bytes }) -= freed;
+        let expired = self.change_outgoing(subscriber, |outgoing| outgoing.take_expired(now.mono));
+        let expired = expired.unwrap_or_default();
         self.counters.messages_expired += expired.len() as u64;
         for place in expired.iter().filter_map(|delivery| delivery.place) {
             self.release_place(place, now);
@@ -258,10 +276,7 @@ impl Broker {
 
     /// Lets a delivery wait behind the others.
     pub(super) fn push_waiting(&mut self, subscriber: SessionSlot, delivery: Delivery) {
-        let Some(session) = self.sessions.get_mut(subscriber) else { return };
-        let bytes = delivery.bytes();
-        session.outgoing.push(delivery);
-        *(if session.conn.is_some() { &mut self.queued_bytes } else { &mut self.offline_bytes }) += bytes;
+        self.change_outgoing(subscriber, |outgoing| outgoing.push(delivery));
     }
 
     /// Sends what waits for `conn`, as far as the disk, its window and its socket allow.
@@ -274,9 +289,7 @@ impl Broker {
                 self.send_next(conn, slot, next, now);
                 continue;
             }
-            let before = session.outgoing.waiting_bytes();
-            let Some(delivery) = session.outgoing.pop() else { return };
-            self.queued_bytes -= before - session.outgoing.waiting_bytes();
+            let Some(delivery) = self.change_outgoing(slot, Outgoing::pop).flatten() else { return };
             match delivery.place {
                 Some(place) if delivery.message.is_expired(now.mono) => {
                     self.counters.messages_expired += 1;
@@ -301,8 +314,8 @@ impl Broker {
                 if self.send_publish(conn, &delivery, Some(packet_id), dup, now) {
                     return;
                 }
-                let Some(session) = self.sessions.get_mut(slot) else { return };
-                if let Some(place) = session.outgoing.discard(packet_id) {
+                let discarded = self.change_outgoing(slot, |outgoing| outgoing.discard(packet_id));
+                if let Some(place) = discarded.flatten() {
                     self.release_place(place, now);
                 }
             }
@@ -320,9 +333,8 @@ impl Broker {
         let packet_id = (delivery.qos > QoS::AtMostOnce).then(|| session.outgoing.next_id());
         if self.send_publish(conn, &delivery, packet_id, false, now)
             && let Some(packet_id) = packet_id
-            && let Some(session) = self.sessions.get_mut(slot)
         {
-            session.outgoing.note_sent(packet_id, delivery);
+            self.change_outgoing(slot, |outgoing| outgoing.note_sent(packet_id, delivery));
         }
     }
 

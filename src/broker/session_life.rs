@@ -56,7 +56,7 @@ impl Broker {
         let had_will = session.will.is_some();
         session.will = fresh.will;
         session.outgoing.resume(window);
-        let bytes = session.outgoing.waiting_bytes();
+        let bytes = session.outgoing.bytes();
         self.sessions.forget_offline(identity, since, slot);
         self.offline_bytes -= bytes;
         self.queued_bytes += bytes;
@@ -93,9 +93,9 @@ impl Broker {
         let offline_max = session.offline_max(&self.limits);
         session.conn = None;
         session.offline_since = now.mono;
-        let before = session.outgoing.waiting_bytes();
+        let before = session.outgoing.bytes();
         session.outgoing.take_unkept();
-        let after = session.outgoing.waiting_bytes();
+        let after = session.outgoing.bytes();
         self.queued_bytes -= before;
         self.offline_bytes += after;
         let will = session.will.take().map(|will| (*will, None));
@@ -156,7 +156,7 @@ impl Broker {
         self.forget_deadlines(slot);
         self.hand_over(slot, true, now);
         let Some(mut session) = self.sessions.remove(slot) else { return };
-        let bytes = session.outgoing.waiting_bytes();
+        let bytes = session.outgoing.bytes();
         if session.conn.is_some() {
             self.queued_bytes -= bytes;
         } else {
@@ -201,7 +201,6 @@ impl Broker {
         if session.outgoing.is_idle() {
             return;
         }
-        let was_online = session.conn.is_some();
         let mut goes = |filter: &std::sync::Arc<str>| {
             let takes = |other: SessionSlot| {
                 other != slot && sessions.get(other).is_some_and(|session| session.conn.is_some())
@@ -212,16 +211,9 @@ impl Broker {
         // The filters are few and asked for once per delivery.
         let groups: Vec<_> = session.outgoing.groups();
         let going: Vec<_> = groups.into_iter().filter(|group| goes(group)).collect();
-        let Some(session) = self.sessions.get_mut(slot) else { return };
-        let before = session.outgoing.waiting_bytes();
-        let taken = session.outgoing.take_shared(|group| going.contains(group));
-        let freed = before - session.outgoing.waiting_bytes();
-        if was_online {
-            self.queued_bytes -= freed;
-        } else {
-            self.offline_bytes -= freed;
-        }
-        for mut delivery in taken {
+        let taken =
+            self.change_outgoing(slot, |outgoing| outgoing.take_shared(|group| going.contains(group)));
+        for mut delivery in taken.into_iter().flatten() {
             if let Some(place) = delivery.place.take() {
                 self.release_place(place, now);
             }

@@ -7,7 +7,7 @@ use crate::{
     ids::ConnId,
     mqtt::{Ack, Packet, PacketId, Properties, QoS, ReasonCode, Subscribe, Unsubscribe},
     session::{
-        CloseReason, Session, Terms,
+        CloseReason, Outgoing, Session, Terms,
         durable::Change,
         handle_subscribe,
         outgoing::{Mismatch, Place},
@@ -33,7 +33,11 @@ impl Broker {
         let mut retained = Vec::new();
         for (filter, options) in &subscribe.filters {
             let Some(session) = self.sessions.get_mut(slot) else { return };
-            let reason = handle_subscribe::judge_filter(*filter, options.qos, session, &self.limits);
+            let mut reason = handle_subscribe::judge_filter(*filter, options.qos, session, &self.limits);
+            let is_known = session.subscriptions.contains(filter.as_str());
+            if !reason.is_error() && !is_known && !self.subscriptions.has_room_for(*filter, &self.limits) {
+                reason = ReasonCode::QuotaExceeded;
+            }
             reasons.push(reason);
             if reason.is_error() {
                 continue;
@@ -103,17 +107,14 @@ impl Broker {
     }
 
     pub(super) fn on_puback(&mut self, conn: ConnId, ack: &Ack<'_>, now: Now) {
-        let Some(session) = self.session_mut(conn) else { return };
-        let outcome = session.outgoing.on_puback(ack.packet_id);
-        self.after_end(conn, outcome, now);
+        self.end_delivery(conn, |outgoing| outgoing.on_puback(ack.packet_id), now);
     }
 
     pub(super) fn on_pubrec(&mut self, conn: ConnId, ack: &Ack<'_>, now: Now) {
-        let Some(session) = self.session_mut(conn) else { return };
         if ack.reason.is_error() {
-            let outcome = session.outgoing.on_pubrec_refused(ack.packet_id);
-            return self.after_end(conn, outcome, now);
+            return self.end_delivery(conn, |outgoing| outgoing.on_pubrec_refused(ack.packet_id), now);
         }
+        let Some(session) = self.session_mut(conn) else { return };
         match session.outgoing.on_pubrec(ack.packet_id) {
             Ok(place) => {
                 let before = self.gate.appended();
@@ -132,9 +133,7 @@ impl Broker {
     }
 
     pub(super) fn on_pubcomp(&mut self, conn: ConnId, ack: &Ack<'_>, now: Now) {
-        let Some(session) = self.session_mut(conn) else { return };
-        let outcome = session.outgoing.on_pubcomp(ack.packet_id);
-        self.after_end(conn, outcome, now);
+        self.end_delivery(conn, |outgoing| outgoing.on_pubcomp(ack.packet_id), now);
     }
 
     /// PUBREL: the identifier may be used again. PUBCOMP is owed in any case. [MQTT-4.3.3-11 of 5.0]
@@ -154,8 +153,15 @@ impl Broker {
         self.reply(conn, &Packet::PubRel(Ack { packet_id, reason, properties: Properties::EMPTY }), now);
     }
 
-    /// A delivery is over, and the next may leave.
-    fn after_end(&mut self, conn: ConnId, outcome: Result<Option<Place>, Mismatch>, now: Now) {
+    /// A delivery is over, if `end` says so, and the next may leave.
+    fn end_delivery(
+        &mut self,
+        conn: ConnId,
+        end: impl FnOnce(&mut Outgoing) -> Result<Option<Place>, Mismatch>,
+        now: Now,
+    ) {
+        let Some(client) = self.connections.client(conn) else { return };
+        let Some(outcome) = self.change_outgoing(client.session, end) else { return };
         match outcome {
             Ok(place) => {
                 if let Some(place) = place {

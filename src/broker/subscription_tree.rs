@@ -8,9 +8,15 @@ use std::sync::Arc;
 use super::children::Children;
 use crate::{
     ids::SessionSlot,
+    limits::Limits,
     mqtt::{TopicFilter, TopicName},
     session::Terms,
 };
+
+/// What a subscription costs in memory at most beside its levels: its filter is kept with its session as well.
+const SUBSCRIPTION_BYTES: usize = 160;
+/// What one level of a filter costs at most: its node, its name, and its place in the map of its parent.
+const LEVEL_BYTES: usize = 128;
 
 /// The members of one shared subscription, who take turns. [§4.8.2]
 #[derive(Debug)]
@@ -50,6 +56,7 @@ pub struct SubscriptionTree {
     nodes: Vec<Node>,
     free: Vec<u32>,
     len: usize,
+    bytes: usize,
     /// The nodes a topic has reached, and those of its next level: kept for the next look-up.
     reached: Vec<u32>,
     next: Vec<u32>,
@@ -59,7 +66,14 @@ const ROOT: u32 = 0;
 
 impl Default for SubscriptionTree {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()], free: Vec::new(), len: 0, reached: Vec::new(), next: Vec::new() }
+        Self {
+            nodes: vec![Node::default()],
+            free: Vec::new(),
+            len: 0,
+            bytes: 0,
+            reached: Vec::new(),
+            next: Vec::new(),
+        }
     }
 }
 
@@ -211,6 +225,7 @@ impl SubscriptionTree {
         let ends = if ends_with_rest { &mut node.rest } else { &mut node.exact };
         let is_new = ends.insert(filter, subscriber, terms);
         self.len += usize::from(is_new);
+        self.bytes += if is_new { cost(filter) } else { 0 };
         is_new
     }
 
@@ -221,6 +236,7 @@ impl SubscriptionTree {
             return false;
         }
         self.len -= 1;
+        self.bytes -= cost(filter);
         self.prune(filter);
         true
     }
@@ -246,6 +262,16 @@ impl SubscriptionTree {
     /// The members of the shared subscription `filter`.
     pub fn group_mut(&mut self, filter: TopicFilter<'_>) -> Option<&mut Group> {
         self.ends_mut(filter)?.group_mut(filter)
+    }
+
+    /// Whether there is memory for one more subscription.
+    pub fn has_room_for(&self, filter: TopicFilter<'_>, limits: &Limits) -> bool {
+        self.bytes + cost(filter) <= limits.subscription_bytes as usize
+    }
+
+    /// What they cost in memory at most.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many subscriptions there are.
@@ -377,6 +403,11 @@ impl Node {
 /// The filter without its `$share/NAME/`.
 fn plain(filter: TopicFilter<'_>) -> TopicFilter<'_> {
     filter.share().map_or(filter, |(_, plain)| plain)
+}
+
+/// Counted as if every subscription had its levels to itself, so that what one costs depends on nothing else.
+fn cost(filter: TopicFilter<'_>) -> usize {
+    SUBSCRIPTION_BYTES + 2 * filter.as_str().len() + LEVEL_BYTES * filter.level_count()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -113,7 +113,8 @@ impl Listener {
             match self.socket.accept() {
                 Ok((stream, addr)) => {
                     prepare(&stream);
-                    return Accept::Connection(stream, canonical(addr));
+                    let own = if addr.is_ipv6() { stream.local_addr().ok() } else { None };
+                    return Accept::Connection(stream, counted_as(addr, own.map(|own| own.ip())));
                 }
                 Err(error) => match blame(&error) {
                     Blame::NobodyWaits => self.ready = false,
@@ -203,9 +204,21 @@ fn prepare(stream: &TcpStream) {
     }
 }
 
-/// Turns an IPv4 address in IPv6 clothes into an IPv4 address, so that limits per address count it once.
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+/// The address a peer counts as, where there are limits per address; `own` is the address it has reached.
+///
+/// An IPv4 address in IPv6 clothes is an IPv4 address. A host elsewhere has a whole IPv6 network of 64 bits to itself and
+/// counts as that; on our own network each address counts, for there it is everybody's.
+fn counted_as(peer: SocketAddr, own: Option<IpAddr>) -> SocketAddr {
+    let ip = match (peer.ip().to_canonical(), own) {
+        (IpAddr::V6(peer), Some(IpAddr::V6(own))) if network(peer) != network(own) => network(peer).into(),
+        (ip, _) => ip,
+    };
+    SocketAddr::new(ip, peer.port())
+}
+
+/// The first 64 bits of an address.
+fn network(ip: Ipv6Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))
 }
 
 fn any_address(ip: IpAddr) -> &'static str {
@@ -305,9 +318,22 @@ mod tests {
     #[test]
     fn an_ipv4_address_in_ipv6_clothes_becomes_ipv4() {
         let mapped = "[::ffff:192.0.2.7]:4000".parse().expect("an address");
-        assert_eq!(canonical(mapped), "192.0.2.7:4000".parse().expect("an address"));
+        assert_eq!(counted_as(mapped, None), "192.0.2.7:4000".parse().expect("an address"));
         let six = "[2001:db8::1]:4000".parse().expect("an address");
-        assert_eq!(canonical(six), six);
+        assert_eq!(counted_as(six, None), six);
+    }
+
+    #[test]
+    fn an_ipv6_host_elsewhere_counts_as_its_network_and_one_on_ours_as_itself() {
+        let ours = Some("2001:db8:0:1::5".parse().expect("an address"));
+        for (peer, counted) in [
+            ("[2001:db8:0:2::7]:4000", "[2001:db8:0:2::]:4000"),
+            ("[2001:db8:0:2:ffff::1]:4000", "[2001:db8:0:2::]:4000"),
+            ("[2001:db8:0:1::7]:4000", "[2001:db8:0:1::7]:4000"),
+        ] {
+            let peer = peer.parse().expect("an address");
+            assert_eq!(counted_as(peer, ours), counted.parse().expect("an address"));
+        }
     }
 
     #[test]

@@ -69,8 +69,9 @@ pub enum CloseReason {
     ReasonOfServer(ReasonCode),
     /// Another connection with the same device and client id took over. [MQTT-3.1.4-3]
     TakenOver,
-    /// The device has more than `connections_per_device`; the oldest goes.
-    TooManyOfDevice,
+    /// The device has more than `connections_per_device`, or the local client more than `connections_per_client`; the
+    /// oldest goes.
+    TooManyOfIdentity,
     /// The listener's table is full.
     TooManyConnections,
     /// The address has more than `connections_per_address`.
@@ -118,7 +119,7 @@ impl CloseReason {
             Self::TopicAliasInvalid => ReasonCode::TopicAliasInvalid,
             Self::TopicTooLong => ReasonCode::TopicNameInvalid,
             Self::TopicNotAllowed | Self::NotAGateway => ReasonCode::NotAuthorized,
-            Self::TooManyFilters | Self::TooManyOfDevice => ReasonCode::QuotaExceeded,
+            Self::TooManyFilters | Self::TooManyOfIdentity => ReasonCode::QuotaExceeded,
             Self::TakenOver => ReasonCode::SessionTakenOver,
             Self::CredentialsChanged => ReasonCode::AdministrativeAction,
             Self::StoreFailed => ReasonCode::ServerBusy,
@@ -184,7 +185,7 @@ impl CloseReason {
             Self::SessionExpiryRaised => "session expiry raised",
             Self::ReasonOfServer(_) => "reason code of a server",
             Self::TakenOver => "taken over",
-            Self::TooManyOfDevice => "too many of device",
+            Self::TooManyOfIdentity => "too many of one identity",
             Self::TooManyConnections => "too many connections",
             Self::TooManyFromAddress => "too many from address",
             Self::ConnectRate => "connects too often",
@@ -221,7 +222,9 @@ impl fmt::Display for CloseReason {
             Self::NotAGateway => {
                 f.write_str("it is not marked as a gateway, see `forebay device set NAME --gateway on`")
             }
-            Self::TooManyOfDevice => f.write_str("the device opened more connections than connections_per_device"),
+            Self::TooManyOfIdentity => {
+                f.write_str("it opened more connections than connections_per_device or connections_per_client")
+            }
             Self::TooManyConnections => f.write_str("all connections are taken (limit `connections`)"),
             Self::TooManyFromAddress => f.write_str("the address holds connections_per_address already"),
             Self::ConnectRate => {

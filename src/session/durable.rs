@@ -36,7 +36,8 @@ pub struct Batch {
 pub enum Change {
     /// A session begins, or goes on with these terms.
     Session(SessionRow),
-    /// A session is over, and everything that belongs to it: subscriptions, deliveries, identifiers, will.
+    /// A session is over, and everything that belongs to it: subscriptions, identifiers, will. Its deliveries are over
+    /// already: each has its own [`Change::Delivered`].
     SessionOver(SessionId),
     /// A subscription, new or with new terms.
     Subscribed {

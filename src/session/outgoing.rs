@@ -109,6 +109,7 @@ pub struct Outgoing {
     /// How many in flight are not sent.
     unsent: usize,
     waiting_bytes: usize,
+    in_flight_bytes: usize,
     /// Nothing that waits expires before; none if nothing ever does.
     first_expiry: Option<Mono>,
     last_id: u16,
@@ -123,6 +124,7 @@ impl Outgoing {
             in_flight: VecDeque::new(),
             unsent: 0,
             waiting_bytes: 0,
+            in_flight_bytes: 0,
             first_expiry: None,
             last_id: 0,
             window: window.into(),
@@ -170,6 +172,11 @@ impl Outgoing {
         self.waiting_bytes
     }
 
+    /// What all of it costs in memory, waiting or in flight.
+    pub fn bytes(&self) -> usize {
+        self.waiting_bytes + self.in_flight_bytes
+    }
+
     /// An identifier that nothing in flight has. [MQTT-2.2.1-4 of 5.0]
     ///
     /// # Panics
@@ -199,6 +206,7 @@ impl Outgoing {
         };
         self.last_id = packet_id.get();
         self.unsent += usize::from(!sent);
+        self.in_flight_bytes += delivery.bytes();
         self.in_flight.push_back(InFlight { packet_id, awaits, delivery, held, sent, again: false });
     }
 
@@ -302,6 +310,7 @@ impl Outgoing {
         for flying in std::mem::take(&mut self.in_flight) {
             if flying.awaits == Awaits::Ack && is_taken(&flying.delivery) {
                 self.unsent -= usize::from(!flying.sent);
+                self.in_flight_bytes -= flying.delivery.bytes();
                 taken.push(flying.delivery);
             } else {
                 self.in_flight.push_back(flying);
@@ -365,6 +374,7 @@ impl Outgoing {
         let at = self.position(packet_id)?;
         let flying = self.in_flight.remove(at)?;
         self.unsent -= usize::from(!flying.sent);
+        self.in_flight_bytes -= flying.delivery.bytes();
         flying.delivery.place
     }
 
@@ -378,6 +388,7 @@ impl Outgoing {
             return Err(Mismatch::WrongKind);
         }
         self.unsent -= usize::from(!flying.sent);
+        self.in_flight_bytes -= flying.delivery.bytes();
         let place = flying.delivery.place;
         self.in_flight.remove(at);
         if self.in_flight.is_empty() {
@@ -396,6 +407,8 @@ impl Outgoing {
         assert!(unanswered <= self.window, "more in flight than the client takes");
         assert_eq!(self.unsent, self.in_flight.iter().filter(|f| !f.sent).count());
         assert_eq!(self.waiting_bytes, self.waiting.iter().map(Delivery::bytes).sum::<usize>());
+        let in_flight = self.in_flight.iter().map(|flying| flying.delivery.bytes());
+        assert_eq!(self.in_flight_bytes, in_flight.sum::<usize>());
         let first_expiry = self.waiting.iter().filter_map(|delivery| delivery.message.expires()).min();
         assert!(first_expiry.is_none_or(|first| self.may_have_expired(first)), "one that expires unseen");
         for (n, sent) in self.in_flight.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! What happens to sessions and retained messages, row by row; [`super::recovery`] reads it back.
 //!
 //! Knows what a [`Change`] does to the tables, and no rule of MQTT: what is inconsistent is not noticed here. Nothing
-//! is looked up by anything but its key, except when a session is over.
+//! is looked up by anything but its key, or the beginning of it.
 
 use rusqlite::{
     Transaction, params, params_from_iter,
@@ -120,9 +120,8 @@ impl Tables<'_> {
     }
 
     fn remove_session(&self, SessionId(session): SessionId) -> rusqlite::Result<()> {
-        // Deliveries have no index by session: this reads them all, which a session's end is rare enough for.
+        // Deliveries have no index by session, and there may be very many of others: each of its own is over already.
         for sql in [
-            "DELETE FROM deliveries WHERE session = ?1",
             "DELETE FROM subscriptions WHERE session = ?1",
             "DELETE FROM unreleased WHERE session = ?1",
             "DELETE FROM wills WHERE session = ?1",

@@ -239,7 +239,8 @@ fn a_retained_message_comes_back_until_it_is_over() {
 fn a_session_that_is_over_takes_everything_along_that_belongs_to_it_and_nothing_else() {
     let (bench, mut buffer) = with_two();
     let before = buffer.recover().expect("read");
-    append(&mut buffer, vec![Change::SessionOver(S1)]);
+    let deliveries = before.sessions[0].deliveries.iter().map(|row| Change::Delivered(row.id));
+    append(&mut buffer, deliveries.chain([Change::SessionOver(S1)]).collect());
     let after = buffer.recover().expect("read");
     assert_eq!(after, Recovered { sessions: before.sessions[1..].to_vec(), ..before });
     for (table, left) in

@@ -9,11 +9,11 @@ use std::{
 use crate::{
     support::{
         broker::{Broker, Setup},
-        client::{Client, Event},
-        packets::Connect,
+        client::{Client, Event, tls_config},
+        packets::{Connect, Publish},
         process,
         wait::{SOON, until, until_true},
-        wire::{PINGREQ, TELEMETRY, Version, packet, publish},
+        wire::{PINGREQ, TELEMETRY, Version, packet, publish, subscribe},
     },
     table::{Mine, Sender},
 };
@@ -90,6 +90,38 @@ fn drip_until_closed(client: &mut Client, bytes: &[u8]) -> Duration {
         }
     }
     panic!("it was let finish")
+}
+
+#[test]
+fn subscriptions_of_a_client_that_does_not_read_hold_up_nobody_and_all_of_them_are_answered_once_it_does() {
+    let mut mine = Mine::open(Setup::new().with_tls());
+    let token = mine.broker.add_client("greedy");
+    let config = tls_config(&mine.broker.certificates().join("ca-root.pem"));
+    let mut publisher = Client::dial(mine.broker.plain());
+    publisher.connect(V311, "publisher", &token);
+    let retained = |n: usize| Publish::new(format!("t{n}"), "x".repeat(100)).retain().bytes(V311);
+    publisher.send(&(0..1000).flat_map(retained).collect::<Vec<u8>>());
+    assert!(publisher.ping(SOON));
+    let plain = Client::dial(mine.broker.plain());
+    let tls = Client::dial_tls(mine.broker.tls(), config, "localhost");
+    for (mut greedy, id) in [(plain, "plain"), (tls, "tls")] {
+        greedy.connect(V311, id, &token);
+        let burst: Vec<u8> = (1..=300).flat_map(|id| subscribe(V311, id, &[("#", 0)])).collect();
+        greedy.send(&[&burst[..], &PINGREQ].concat());
+        for _ in 0..10 {
+            mine.canary_sings("a burst of subscriptions");
+        }
+        let (mut answered, mut messages) = (0, 0);
+        loop {
+            match greedy.packet().first {
+                0x90 => answered += 1,
+                0xD0 => break,
+                _ => messages += 1,
+            }
+        }
+        assert_eq!(answered, 300);
+        assert!(messages >= 200_000, "only {messages} retained messages");
+    }
 }
 
 #[test]

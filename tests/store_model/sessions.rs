@@ -140,11 +140,12 @@ impl<'a> Both<'a> {
         }
     }
 
-    /// As the broker does it: the messages nobody speaks of any more go in the same transaction.
+    /// As the broker does it: its deliveries, and the messages nobody speaks of any more, go in the same transaction.
     fn session_over(&mut self, found: &Recovered, rows: &[DeliveryRow], session: SessionId) -> Vec<Change> {
         let still = |id: &MessageId| rows.iter().any(|row| row.session != session && row.message == *id);
         let over = found.messages.iter().map(|(id, _)| *id).filter(|id| !still(id));
-        [Change::SessionOver(session)].into_iter().chain(over.map(Change::MessageOver)).collect()
+        let own = rows.iter().filter(|row| row.session == session).map(|row| Change::Delivered(row.id));
+        own.chain([Change::SessionOver(session)]).chain(over.map(Change::MessageOver)).collect()
     }
 
     fn queue(&mut self, found: &Recovered, rows: &[DeliveryRow], session: SessionId) -> Vec<Change> {

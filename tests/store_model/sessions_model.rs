@@ -61,10 +61,7 @@ impl Sessions {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Session(row) => self.put_session(row),
-            Change::SessionOver(session) => {
-                self.sessions.remove(session);
-                self.deliveries.retain(|_, delivery| delivery.session != *session);
-            }
+            Change::SessionOver(session) => drop(self.sessions.remove(session)),
             Change::Subscribed { session, filter, terms } => {
                 self.kept(*session).subscriptions.insert(filter.clone(), *terms);
             }

@@ -76,6 +76,7 @@ impl Setup {
     pub fn roomy(self, connections: u32) -> Self {
         self.limit("connections", connections)
             .limit("connections_per_address", connections)
+            .limit("connections_per_client", connections)
             .limit("connections_unauthenticated", connections)
             .hurried()
     }

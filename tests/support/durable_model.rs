@@ -79,7 +79,7 @@ impl DurableModel {
             }
             Change::SessionOver(id) => {
                 self.sessions.remove(&id).expect("a session that began");
-                self.deliveries.retain(|_, row| row.session != id);
+                assert!(self.deliveries.values().all(|row| row.session != id), "a delivery to nobody");
             }
             Change::Subscribed { session, filter, terms } => {
                 self.session(session).subscriptions.insert(filter, terms);

@@ -167,7 +167,15 @@ fn another_devices_client_id_takes_nothing_over() {
 fn beyond_connections_per_device_the_oldest_goes() {
     let mut world = World::new();
     let conns: Vec<ConnId> = (0..5).map(|n| world.client(4, PUMP_TOKEN, &format!("id {n}"))).collect();
-    assert_eq!(world.closed(conns[0]), Some(CloseReason::TooManyOfDevice));
+    assert_eq!(world.closed(conns[0]), Some(CloseReason::TooManyOfIdentity));
+    assert!(conns[1..].iter().all(|conn| world.is_open(*conn)));
+}
+
+#[test]
+fn beyond_connections_per_client_the_oldest_goes() {
+    let mut world = World::with_limits(|limits| limits.connections_per_client = 3);
+    let conns: Vec<ConnId> = (0..4).map(|n| world.client(4, PANEL_TOKEN, &format!("id {n}"))).collect();
+    assert_eq!(world.closed(conns[0]), Some(CloseReason::TooManyOfIdentity));
     assert!(conns[1..].iter().all(|conn| world.is_open(*conn)));
 }
 

@@ -325,3 +325,62 @@ fn a_client_that_takes_no_alias_is_given_none_mqtt_3_1_2_27() {
         assert_eq!(world.sent(subscriber), message(5, 0, 0, "a", &[], "x"));
     }
 }
+
+#[test]
+fn what_subscribers_do_not_acknowledge_counts_as_what_waits_for_them() {
+    let mut world = World::with_limits(|limits| limits.queue_memory_bytes = 65_536);
+    let readers: Vec<ConnId> = (0..4).map(|n| world.subscriber(4, &format!("reader {n}"), "a", 1)).collect();
+    let publisher = world.panel(4, "pub");
+    let text = "x".repeat(10_000);
+    for id in 1..=2 {
+        world.send(publisher, &message(4, 0x02, id, "a", &[], &text));
+    }
+    assert!(!world.broker.wants_bytes(publisher), "80 kB are in flight");
+    for reader in &readers {
+        world.send(*reader, &[puback(1), puback(2)].concat());
+    }
+    assert!(world.broker.wants_bytes(publisher));
+    for id in 1..=4 {
+        world.send(publisher, &message(4, 0x02, id, "a", &[], &text));
+    }
+    let open = readers.iter().filter(|reader| world.is_open(**reader)).count();
+    assert_eq!(open, 3, "twice the bound is twelve of them, and more than that is nobody's to hold");
+}
+
+#[test]
+fn what_a_client_has_in_flight_goes_with_it() {
+    let mut world = World::with_limits(|limits| limits.queue_memory_bytes = 65_536);
+    let publisher = world.panel(4, "pub");
+    let text = "x".repeat(20_000);
+    for n in 0..10 {
+        let reader = world.subscriber(4, &format!("reader {n}"), "a", 1);
+        for id in 1..=4 {
+            world.send(publisher, &message(4, 0x02, id, "a", &[], &text));
+        }
+        assert!(world.is_open(reader) && !world.broker.wants_bytes(publisher));
+        world.broker.handle_disconnected(reader, CloseReason::PeerClosed, world.now);
+        assert!(world.broker.wants_bytes(publisher));
+    }
+}
+
+#[test]
+fn all_subscriptions_together_have_a_bound_in_memory() {
+    let mut world = World::with_limits(|limits| limits.subscription_bytes = 65_536);
+    let deep = |n: usize| format!("{n}{}", "/a".repeat(31));
+    let mut granted = Vec::new();
+    let clients: Vec<ConnId> = (0..4).map(|n| world.panel(5, &format!("client {n}"))).collect();
+    for n in 0..40 {
+        let client = clients[n % clients.len()];
+        world.send(client, &subscribe(5, 1, &deep(n), 0));
+        match world.sent(client).last() {
+            Some(0) => granted.push(n),
+            code => assert_eq!(code, Some(&0x97), "{n}"),
+        }
+    }
+    assert!((10..20).contains(&granted.len()), "{} of 4 kB each", granted.len());
+    world.send(clients[0], &subscribe(5, 1, &deep(0), 1));
+    assert_eq!(world.sent(clients[0]).last(), Some(&1), "one it has may be made anew");
+    world.broker.handle_disconnected(clients[0], CloseReason::PeerClosed, world.now);
+    world.send(clients[1], &subscribe(5, 1, &deep(99), 0));
+    assert_eq!(world.sent(clients[1]).last(), Some(&0), "those of who is gone make room");
+}

@@ -133,7 +133,7 @@ fn sessions(run: &mut Run<'_>) -> Result<(), GaveUp> {
         "[1 a/# a/1@7! a/2 ?5 will w] [2 a/2] r:1",
     )?;
     run.change_sessions(&[delivered(1), message_over(1)], "[1 a/# a/2 ?5 will w] [2 a/2] r:1")?;
-    run.change_sessions(&[over(1)], "[2 a/2] r:1")
+    run.change_sessions(&[delivered(3), over(1)], "[2 a/2] r:1")
 }
 
 fn starts_and_stops(run: &mut Run<'_>) -> Result<(), GaveUp> {
