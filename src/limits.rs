@@ -217,10 +217,23 @@ pub const PUBLISH_BURST_S: u64 = 5;
 pub const NAME_LOOKUPS_MAX: usize = 2;
 /// Addresses tried for one name.
 pub const ADDRESSES_PER_NAME_MAX: usize = 16;
-/// How long one address of the hub may take to accept a connection, TLS included.
+/// How long the hub's name is looked up before the attempt is given up.
+pub const NAME_LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer that came later than that is good for another attempt.
+pub const LATE_ANSWER_SPAN: Duration = Duration::from_secs(600);
+/// How long one address of the hub may take to accept a connection.
 pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same, if there are so many addresses that they would not all get their turn.
 pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+/// A hub that takes smaller messages than this is not set up for readings; none is rejected for it.
+pub const UPLINK_PAYLOAD_BYTES_MIN: usize = 256;
+/// How long a TLS handshake with the hub may take. Each that takes longer doubles it: a chain of certificates is half a
+/// minute on a link of a kilobit per second.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same on the slowest link.
+pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(120);
+/// How long one attempt begins with further addresses of the hub.
+pub const UPLINK_DIALS_SPAN: Duration = Duration::from_secs(60);
 /// Readings for the uplink read from the journal in one turn.
 pub const UPLINK_PAGE_ROWS: usize = 512;
 /// Readings looked at for one device's uplink in one turn, whoever's they are.
@@ -269,6 +282,8 @@ pub const UPLINK_FRESH_PERCENT: u8 = 20;
 pub const UPLINK_FRESH_BACKLOG_MIN: u64 = 500;
 /// Readings in one message to the hub: not more than a forebay takes in one.
 pub const UPLINK_MESSAGE_ROWS: usize = JSON_RECORDS_MAX;
+/// How long smaller readings overtake one that is more than may go beside them, before all wait until it has gone.
+pub const UPLINK_OVERTAKEN_MAX: Duration = Duration::from_secs(10);
 /// Readings held in memory for one lane, sent or waiting.
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.
@@ -356,8 +371,8 @@ pub const UPLINK_KEEP_ALIVE_S: u16 = 60;
 pub const UPLINK_ACK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long an answer may take on the slowest link.
 pub const UPLINK_ACK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
-/// How long name, TCP and TLS may take.
-pub const UPLINK_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one attempt, with name, TCP and TLS, may take. Its steps have bounds of their own, which come first.
+pub const UPLINK_CONNECT_TIMEOUT: Duration = Duration::from_secs(240);
 /// Shortest wait before the next attempt to reach the hub.
 pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Longest wait before the next attempt to reach the hub.
@@ -390,13 +405,27 @@ pub const UPLINK_SETTLE_PAUSE: Duration = Duration::from_secs(1);
 pub const UPLINK_REJECTED_UNSAVED: usize = 64;
 /// How long after boot readings whose time is not known yet wait for the clock.
 pub const UPLINK_CLOCK_WAIT: Duration = Duration::from_secs(600);
+/// For how long the hub must have been there as well, all connections together, if the wait after boot is not shorter:
+/// time servers are tried again after some 30 seconds to 2 minutes.
+pub const UPLINK_CLOCK_WAIT_WITH_HUB: Duration = Duration::from_secs(300);
 /// Characters of one line of words for people.
 pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
 /// Lines for the log that wait; beyond it the oldest is dropped.
 pub const UPLINK_NOTICES: usize = 16;
 
+const _: () = assert!(
+    NAME_LOOKUP_TIMEOUT.as_secs()
+        + UPLINK_DIALS_SPAN.as_secs()
+        + ADDRESS_TIMEOUT.as_secs()
+        + HANDSHAKE_TIMEOUT_MAX.as_secs()
+        < UPLINK_CONNECT_TIMEOUT.as_secs()
+);
+const _: () =
+    assert!(ADDRESS_TIMEOUT_MIN.as_secs() * ADDRESSES_PER_NAME_MAX as u64 <= UPLINK_DIALS_SPAN.as_secs());
+const _: () = assert!(LATE_ANSWER_SPAN.as_secs() > UPLINK_BACKOFF_MAX.as_secs());
 const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
 const _: () = assert!(TRIAL_CONNECTS_PER_ADDRESS_MAX < TRIAL_CONNECTS_MAX);
+const _: () = assert!(UPLINK_CLOCK_WAIT_WITH_HUB.as_secs() < UPLINK_CLOCK_WAIT.as_secs());
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
 const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);

@@ -142,7 +142,7 @@ impl Tables<'_> {
                 no_local: get(row, 3)?,
                 retain_as_published: get(row, 4)?,
                 identifier: match identifier {
-                    Some(identifier) => Some(NonZeroU32::new(identifier)?),
+                    Some(identifier) => Some(NonZeroU32::new(subscription_identifier(identifier)?)?),
                     None => None,
                 },
             };
@@ -301,5 +301,11 @@ fn publisher(row: &Row<'_>, first: usize) -> Option<Option<ClientKey>> {
 
 /// The numbers that [`super::sessions`] has put between spaces.
 fn split(identifiers: &str) -> Option<Vec<u32>> {
-    identifiers.split_ascii_whitespace().map(|identifier| identifier.parse().ok()).collect()
+    let parse = |identifier: &str| identifier.parse().ok().and_then(subscription_identifier);
+    identifiers.split_ascii_whitespace().map(parse).collect()
+}
+
+/// The identifier, if it can be one [§3.8.2.1.2].
+fn subscription_identifier(number: u32) -> Option<u32> {
+    (1..=268_435_455).contains(&number).then_some(number)
 }

@@ -23,6 +23,7 @@ use super::{
     flight::{Content, Flight, InFlight},
     lane::{Lane, LaneKind, LaneSize},
     pacing::Pace,
+    picking::Overtaken,
     poison::{Outcome, Poison, Refusal},
     presence::Presence,
     settings::Order,
@@ -42,6 +43,10 @@ pub(super) struct Uploader {
     pub(super) presence: Presence,
     /// Where the fresh lane of the last connection had come to.
     fresh_through: Option<Seq>,
+    /// A reading that smaller ones overtake.
+    pub(super) overtaken: Option<Overtaken>,
+    /// Nothing goes until the link bears that reading.
+    pub(super) makes_room: bool,
     reading: Option<u64>,
     tickets: u64,
     unsaved: Unsaved,
@@ -82,6 +87,8 @@ impl Uploader {
             flight: Flight::new(settings.flight_bytes, settings.ack_timeout),
             poison: Poison::default(),
             presence: Presence::default(),
+            overtaken: None,
+            makes_room: false,
             reading: None,
             tickets: 0,
             unsaved: Unsaved::default(),
@@ -130,6 +137,8 @@ impl Uploader {
             self.fresh_through = None;
         }
         self.lanes.clear();
+        self.overtaken = None;
+        self.makes_room = false;
         self.reading = None;
         self.presence.close();
         self.poison.on_disconnected();

@@ -1,9 +1,11 @@
 //! The uplink against a model hub: its whole public surface, in simulated time.
 
+mod clock;
 mod devices;
 mod downlink;
 #[path = "../hub/mod.rs"]
 mod hub;
+mod large;
 mod links;
 mod manners;
 mod poison;
