@@ -85,18 +85,13 @@ limits! {
     packet_bytes: 65_536 in 256..=1_048_576;
     /// Largest packet of a local client after CONNECT, in bytes, header included.
     client_packet_bytes: 1_048_576 in 256..=16_777_216;
-    /// Largest CONNECT, in bytes, header included.
-    connect_bytes: 4096 in 256..=65_536;
+    /// Largest CONNECT, in bytes, header and will included.
+    connect_bytes: 4096 in 256..=262_144;
     /// Longest topic name or filter, in bytes.
     topic_bytes: 1024 in 32..=65_535;
     /// Most levels of a topic name or filter.
-    topic_levels: 32 in 4..=1000;
-    /// Most filters in one SUBSCRIBE or UNSUBSCRIBE.
-    filters_per_packet: 10 in 1..=1000;
-    /// Most user properties in one packet.
-    user_properties: 32 in 0..=1000;
-    /// QoS 1 and 2 messages a version 5 client may send before the first is acknowledged (Receive Maximum); QoS 2
-    /// messages of any client.
+    topic_levels: 256 in 4..=65_535;
+    /// QoS 1 and 2 messages a version 5 client may send before the first is acknowledged (Receive Maximum).
     receive_maximum: 20 in 1..=65_535;
     /// QoS 1 and 2 messages sent to a client before it has acknowledged the first; its own Receive Maximum may be less.
     window: 20 in 1..=1000;
@@ -189,6 +184,8 @@ impl Limits {
     }
 }
 
+/// QoS 2 messages of one session that may wait for their PUBREL, beside those that `receive_maximum` allows.
+pub const UNRELEASED_MAX: usize = 1000;
 /// Levels of nesting in the values of one reading, the outermost counted.
 pub const JSON_DEPTH_MAX: usize = 16;
 /// Levels of nesting in a telemetry payload: around the values there may be a list, a time, and a gateway's names.

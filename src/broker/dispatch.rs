@@ -9,7 +9,7 @@ use crate::{
     },
     session::{
         CloseReason, Refusal, Session,
-        handle_connect::{self, Admission, Rejection},
+        handle_connect::{self, Admission},
     },
 };
 
@@ -17,6 +17,8 @@ use super::{Broker, Deadline, SEEN_WAIT, StoreState, connections::Phase};
 
 /// What an HTTP request begins with; a browser or a scanner that found the port.
 const HTTP_METHODS: [&[u8]; 5] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS "];
+/// What the body of a CONNECT of version 5 begins with. [§3.1.2]
+const CONNECT_5: &[u8] = b"\0\x04MQTT\x05";
 /// The first byte of a TLS handshake record. [RFC 8446 §5.1]
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -66,7 +68,7 @@ impl Broker {
                 Ok(Some(header)) => header.frame_bytes() - frame.len(),
                 Ok(None) => 1,
                 Err(reason) => {
-                    self.close(conn, reason, now);
+                    self.on_unfit_header(conn, reason, &frame, now);
                     return &[];
                 }
             };
@@ -102,7 +104,7 @@ impl Broker {
                     bytes = rest;
                 }
                 Ok(_) => return bytes,
-                Err(reason) => self.close(conn, reason, now),
+                Err(reason) => self.on_unfit_header(conn, reason, bytes, now),
             }
         }
         bytes
@@ -217,6 +219,15 @@ impl Broker {
         self.close(conn, CloseReason::UnexpectedPacket(kind), now);
     }
 
+    /// Who sends a CONNECT that is too large and of version 5, as far as it is here, is told so.
+    fn on_unfit_header(&mut self, conn: ConnId, reason: CloseReason, bytes: &[u8], now: Now) {
+        let is_stranger = self.connections.client(conn).is_none();
+        if is_stranger && reason == CloseReason::PacketTooLarge && is_connect_of_version_5(bytes) {
+            self.send_connack(conn, ReasonCode::PacketTooLarge, ProtocolVersion::V5, u32::MAX);
+        }
+        self.close(conn, reason, now);
+    }
+
     /// A CONNECT of version 5, or of a level nobody speaks, is told why; everything else is closed.
     fn on_malformed(&mut self, conn: ConnId, header: Header, body: &[u8], error: DecodeError, now: Now) {
         if let DecodeError::UnsupportedProtocolLevel(level) = error {
@@ -224,7 +235,7 @@ impl Broker {
                 if (6..0x80).contains(&level) { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
             return self.refuse(conn, Refusal::ProtocolLevel(level), (version, u32::MAX), now);
         }
-        if header.packet_type == PacketType::Connect && body.starts_with(b"\0\x04MQTT\x05") {
+        if header.packet_type == PacketType::Connect && body.starts_with(CONNECT_5) {
             self.send_connack(conn, error.reason_code(), ProtocolVersion::V5, u32::MAX);
         }
         self.close(conn, CloseReason::Malformed(error), now);
@@ -233,8 +244,7 @@ impl Broker {
     fn on_connect(&mut self, conn: ConnId, connect: &Connect<'_>, now: Now) {
         match self.judge_connect(conn, connect, now) {
             Ok(admission) => self.let_in(conn, admission, now),
-            Err(Rejection::Close(reason)) => self.close(conn, reason, now),
-            Err(Rejection::Refuse(refusal)) => {
+            Err(refusal) => {
                 let refusal = match refusal {
                     Refusal::UnknownToken => match self.hold_for_trial(conn, connect, now) {
                         Ok(()) => return,
@@ -253,20 +263,15 @@ impl Broker {
         }
     }
 
-    fn judge_connect(
-        &mut self,
-        conn: ConnId,
-        connect: &Connect<'_>,
-        now: Now,
-    ) -> Result<Admission, Rejection> {
-        handle_connect::check_terms(connect, &self.limits)?;
+    fn judge_connect(&mut self, conn: ConnId, connect: &Connect<'_>, now: Now) -> Result<Admission, Refusal> {
+        handle_connect::check_terms(connect)?;
         let token = handle_connect::token(connect)?;
         let identity = self.identities.authenticate(token).ok_or(Refusal::UnknownToken)?;
         if self.store == StoreState::Failed {
-            return Err(Refusal::StoreUnavailable.into());
+            return Err(Refusal::StoreUnavailable);
         }
         if !self.rates.note_connect(identity.id, now.mono, &self.limits) {
-            return Err(Refusal::ConnectRate.into());
+            return Err(Refusal::ConnectRate);
         }
         self.assigned_ids += 1;
         let assigned = || assigned_client_id(self.seed, self.assigned_ids, conn);
@@ -371,6 +376,12 @@ impl Broker {
             self.close(conn, CloseReason::AnswerTooLarge, now);
         }
     }
+}
+
+/// `bytes` begin with the header of a CONNECT, and as much of its body as has come.
+fn is_connect_of_version_5(bytes: &[u8]) -> bool {
+    let header = parse_header(bytes, ProtocolVersion::V5).ok().flatten();
+    header.is_some_and(|header| bytes[header.header_bytes..].starts_with(CONNECT_5))
 }
 
 fn is_http(bytes: &[u8]) -> bool {

@@ -277,18 +277,23 @@ impl Broker {
         // A version 5 client takes a refusal for the end of the exchange. [MQTT-4.3.3-9 of 5.0]
         let is_over = reason.is_error() && version == ProtocolVersion::V5;
         if kind == AckKind::PubRec && !is_over {
-            self.note_unreleased(slot, packet_id, now);
+            self.note_unreleased(conn, slot, packet_id, now);
         }
         let words = words.map(Into::into);
         self.answer_in_turn(before, conn, Answer::Ack { kind, packet_id, reason, words }, now);
     }
 
     /// From now on a repeat of this message of QoS 2 is known as one.
-    fn note_unreleased(&mut self, slot: SessionSlot, packet_id: PacketId, now: Now) {
+    fn note_unreleased(&mut self, conn: ConnId, slot: SessionSlot, packet_id: PacketId, now: Now) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
-        if session.unreleased.insert(packet_id)
-            && let Some(session) = session.durable
-        {
+        if !session.unreleased.insert(packet_id) {
+            return;
+        }
+        let durable = session.durable;
+        if let Some(client) = self.connections.client_mut(conn) {
+            client.unreleased.insert(packet_id);
+        }
+        if let Some(session) = durable {
             self.note(Change::Unreleased { session, packet_id }, now);
         }
     }

@@ -21,9 +21,6 @@ use super::{
 
 impl Broker {
     pub(super) fn on_subscribe(&mut self, conn: ConnId, subscribe: &Subscribe<'_>, now: Now) {
-        if let Err(reason) = handle_subscribe::check_subscribe(subscribe, &self.limits) {
-            return self.close(conn, reason, now);
-        }
         let Some(client) = self.connections.client(conn) else { return };
         let slot = client.session;
         let identifier = subscribe.properties.subscription_identifiers().next().and_then(NonZeroU32::new);
@@ -51,6 +48,7 @@ impl Broker {
                 identifier,
             };
             let durable = session.durable;
+            let subscriptions_max = session.subscriptions_max(&self.limits);
             let is_new = match own {
                 Some(own) => session.own_subscriptions.insert(own, terms).is_none(),
                 None => session.subscriptions.insert(filter.as_str().into()),
@@ -66,7 +64,9 @@ impl Broker {
             if own.is_some() {
                 continue;
             }
-            if handle_subscribe::wants_retained(*filter, options.retain_handling, is_new) {
+            // The same filter again and again in one packet brings no more than as many filters as it may have.
+            let may_bring = retained.len() < subscriptions_max;
+            if may_bring && handle_subscribe::wants_retained(*filter, options.retain_handling, is_new) {
                 retained.push((filter.as_str().into(), terms));
             }
         }
@@ -75,9 +75,6 @@ impl Broker {
     }
 
     pub(super) fn on_unsubscribe(&mut self, conn: ConnId, unsubscribe: &Unsubscribe<'_>, now: Now) {
-        if let Err(reason) = handle_subscribe::check_unsubscribe(unsubscribe, &self.limits) {
-            return self.close(conn, reason, now);
-        }
         let Some(client) = self.connections.client(conn) else { return };
         let (slot, version) = (client.session, client.version);
         let before = self.gate.appended();
@@ -139,8 +136,11 @@ impl Broker {
     /// PUBREL: the identifier may be used again. PUBCOMP is owed in any case. [MQTT-4.3.3-11 of 5.0]
     pub(super) fn on_pubrel(&mut self, conn: ConnId, ack: &Ack<'_>, now: Now) {
         let before = self.gate.appended();
-        let Some(session) = self.session_mut(conn) else { return };
         let packet_id = ack.packet_id;
+        if let Some(client) = self.connections.client_mut(conn) {
+            client.unreleased.remove(&packet_id);
+        }
+        let Some(session) = self.session_mut(conn) else { return };
         let known = session.unreleased.remove(&packet_id);
         if let (true, Some(session)) = (known, session.durable) {
             self.note(Change::Released { session, packet_id }, now);

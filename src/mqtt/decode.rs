@@ -60,6 +60,9 @@ pub fn decode<'a>(
         PacketType::Disconnect => map(disconnect(version), Packet::Disconnect).parse(body)?,
         PacketType::Auth => map(auth, Packet::Auth).parse(body)?,
     };
+    if matches!(&packet, Packet::Connect(connect) if connect.version == ProtocolVersion::V5) {
+        header.check_minimal()?;
+    }
     if rest.is_empty() { Ok(packet) } else { Err(DecodeError::TrailingBytes) }
 }
 

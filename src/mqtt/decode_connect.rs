@@ -63,7 +63,8 @@ fn protocol(input: &[u8]) -> Parsed<'_, ProtocolVersion> {
 fn flags(input: &[u8], version: ProtocolVersion) -> Parsed<'_, Flags> {
     let (rest, bits) = be_u8(input)?;
     let has = |flag| bits & flag != 0;
-    if has(RESERVED) {
+    // 3.1 does not use it. [3.1 §3.1]
+    if has(RESERVED) && version > ProtocolVersion::V31 {
         return Err(DecodeError::ConnectReservedFlag.into());
     }
     if has(PASSWORD) && !has(USER_NAME) && version < ProtocolVersion::V5 {

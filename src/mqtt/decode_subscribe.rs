@@ -1,7 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE: the packets that are lists of filters. [§3.8], [§3.10]
 //!
-//! A filter that is none closes the connection. A filter whose `$share` part is malformed does not: the list is
-//! delivered with it, to be answered filter by filter.
+//! A filter that is none closes the connection. So does one whose `$share` part is malformed, in 5.0; earlier versions do
+//! not know of such a thing, and the list is delivered with it, to be answered filter by filter.
 
 use nom::number::complete::be_u8;
 
@@ -34,7 +34,7 @@ pub(super) fn unsubscribe(version: ProtocolVersion) -> impl Fn(&[u8]) -> Parsed<
     move |input| {
         let (rest, packet_id) = wire::packet_id(input)?;
         let (rest, properties) = wire::properties(PacketType::Unsubscribe, version)(rest)?;
-        let (rest, filters) = list(rest, PacketType::Unsubscribe, filter)?;
+        let (rest, filters) = list(rest, PacketType::Unsubscribe, filter(version))?;
         Ok((rest, Unsubscribe { packet_id, properties, filters }))
     }
 }
@@ -57,17 +57,22 @@ fn list<'a, T>(
     Ok((rest, items))
 }
 
-fn filter(input: &[u8]) -> Parsed<'_, TopicFilter<'_>> {
-    let (rest, text) = wire::name(input)?;
-    let filter = TopicFilter::from_checked(text).map_err(DecodeError::TopicFilter)?;
-    Ok((rest, filter))
+fn filter(version: ProtocolVersion) -> impl Fn(&[u8]) -> Parsed<'_, TopicFilter<'_>> {
+    move |input| {
+        let (rest, text) = wire::name(input)?;
+        let filter = TopicFilter::from_checked(text).map_err(DecodeError::TopicFilter)?;
+        if version == ProtocolVersion::V5 && filter.is_malformed_share() {
+            return Err(DecodeError::MalformedShare.into());
+        }
+        Ok((rest, filter))
+    }
 }
 
 fn subscription(
     version: ProtocolVersion,
 ) -> impl Fn(&[u8]) -> Parsed<'_, (TopicFilter<'_>, SubscriptionOptions)> {
     move |input| {
-        let (rest, filter) = filter(input)?;
+        let (rest, filter) = filter(version)(input)?;
         let (rest, bits) = be_u8(rest)?;
         let options = options(bits, version)?;
         if options.no_local && filter.share().is_some() {

@@ -77,6 +77,8 @@ pub enum DecodeError {
     RetainHandling3,
     /// A shared subscription with No Local. [MQTT-3.8.3-4 of 5.0]
     NoLocalOnShared,
+    /// A filter of `$share` that is not `$share/NAME/FILTER`, in 5.0. [MQTT-4.8.2-1 of 5.0], [MQTT-4.8.2-2 of 5.0]
+    MalformedShare,
 
     /// The properties claim to be longer than the packet. [§2.2.2.1]
     PropertiesPastEnd,
@@ -134,6 +136,7 @@ impl DecodeError {
             Self::SubscribeOptionsReserved | Self::SubscribeQoS3 => "MQTT-3-8.3-4",
             Self::RetainHandling3 => "§3.8.3.1 of 5.0",
             Self::NoLocalOnShared => "MQTT-3.8.3-4 of 5.0",
+            Self::MalformedShare => "MQTT-4.8.2-2 of 5.0",
             Self::PropertiesPastEnd | Self::PropertyCutShort => "§2.2.2.1 of 5.0",
             Self::PropertyUnknown(_) | Self::PropertyNotAllowed(..) | Self::PropertyTwice(_) => {
                 "§2.2.2.2 of 5.0"
@@ -155,13 +158,9 @@ impl DecodeError {
             Self::UnknownProtocolName | Self::UnsupportedProtocolLevel(_) => {
                 ReasonCode::UnsupportedProtocolVersion
             }
-            Self::TopicName(TopicError::WildcardInName) => ReasonCode::TopicNameInvalid,
-            Self::TopicFilter(TopicError::HashMisplaced | TopicError::PlusMisplaced) => {
-                ReasonCode::TopicFilterInvalid
-            }
+            Self::PropertyZero(PropertyId::TopicAlias) => ReasonCode::TopicAliasInvalid,
+            // 0x8F and 0x90 are for what is correctly formed and not accepted; what is not formed correctly is malformed.
             Self::TopicName(TopicError::Empty)
-            | Self::TopicFilter(TopicError::Empty)
-            | Self::DupWithQoS0
             | Self::NotInVersion(_)
             | Self::PacketIdZero
             | Self::ReasonCode(..)
@@ -170,7 +169,6 @@ impl DecodeError {
             | Self::SubscribeQoS3
             | Self::RetainHandling3
             | Self::NoLocalOnShared
-            | Self::PropertyNotAllowed(..)
             | Self::PropertyTwice(_)
             | Self::PropertyZero(_)
             | Self::PropertyValue(_)
@@ -247,6 +245,7 @@ impl fmt::Display for DecodeError {
             Self::SubscribeQoS3 => f.write_str("a subscription of QoS 3"),
             Self::RetainHandling3 => f.write_str("a subscription with retain handling 3"),
             Self::NoLocalOnShared => f.write_str("a shared subscription with No Local"),
+            Self::MalformedShare => f.write_str("a shared subscription that is not $share/NAME/FILTER"),
             Self::PropertiesPastEnd => f.write_str("properties longer than their packet"),
             Self::PropertyCutShort => f.write_str("properties that end in the middle of one"),
             Self::PropertyUnknown(number) => write!(f, "an unknown property, {number:#04x}"),

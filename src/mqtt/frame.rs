@@ -7,7 +7,7 @@ use std::fmt;
 use super::{
     error::DecodeError,
     packet::{PacketType, ProtocolVersion, QoS},
-    wire::parse_varint,
+    wire::parse_padded_varint,
 };
 
 /// DUP of PUBLISH, and of a few more in 3.1.
@@ -33,6 +33,17 @@ impl Header {
     pub fn frame_bytes(&self) -> usize {
         self.header_bytes + self.body_bytes
     }
+
+    /// The rule of 5.0 that the length is not longer than it needs to be. [MQTT-1.5.5-1 of 5.0]
+    pub(super) fn check_minimal(&self) -> Result<(), DecodeError> {
+        let needed = match self.body_bytes {
+            0..128 => 1,
+            128..16_384 => 2,
+            16_384..2_097_152 => 3,
+            _ => 4,
+        };
+        if self.header_bytes == 1 + needed { Ok(()) } else { Err(DecodeError::VarintNotMinimal) }
+    }
 }
 
 /// Reads the fixed header at the start of `bytes`; `Ok(None)` says that more bytes are needed.
@@ -41,16 +52,20 @@ impl Header {
 /// refused by `decode`; [`PacketType::exists_in`] tells earlier.
 ///
 /// # Errors
-/// As soon as one byte breaks a rule: a type of zero, flags the type does not have, a length that is not minimal or
-/// goes on after its fourth byte.
+/// As soon as one byte breaks a rule: a type of zero, flags the type does not have, a length that goes on after its
+/// fourth byte, or in 5.0 is not minimal; of a CONNECT `decode` tells, for it says itself which version it is.
 pub fn parse_header(bytes: &[u8], version: ProtocolVersion) -> Result<Option<Header>, DecodeError> {
     let Some((first, after_first)) = bytes.split_first() else { return Ok(None) };
     let packet_type = PacketType::from_nibble(first >> 4).ok_or(DecodeError::PacketTypeZero)?;
     let flags = first & 0b1111;
     check_flags(packet_type, flags, version)?;
-    let Some((body_bytes, length_bytes)) = parse_varint(after_first)? else { return Ok(None) };
+    let Some((body_bytes, length_bytes)) = parse_padded_varint(after_first)? else { return Ok(None) };
     let body_bytes = usize::try_from(body_bytes).expect("28 bits fit the machines this runs on");
-    Ok(Some(Header { packet_type, flags, header_bytes: 1 + length_bytes, body_bytes }))
+    let header = Header { packet_type, flags, header_bytes: 1 + length_bytes, body_bytes };
+    if version == ProtocolVersion::V5 && packet_type != PacketType::Connect {
+        header.check_minimal()?;
+    }
+    Ok(Some(header))
 }
 
 fn check_flags(packet_type: PacketType, flags: u8, version: ProtocolVersion) -> Result<(), DecodeError> {
@@ -219,10 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn a_length_written_longer_than_needed_is_refused_mqtt_1_5_5_1() {
-        for bytes in [&[0x10, 0x80, 0x00][..], &[0x10, 0xFF, 0x80, 0x00], &[0x10, 0x80, 0x80, 0x80, 0x00]] {
-            assert_eq!(parse_header(bytes, V311), Err(DecodeError::VarintNotMinimal));
+    fn a_length_written_longer_than_needed_is_refused_in_5_0_mqtt_1_5_5_1() {
+        for bytes in [&[0x30, 0x80, 0x00][..], &[0x30, 0xFF, 0x80, 0x00], &[0x30, 0x80, 0x80, 0x80, 0x00]] {
+            assert_eq!(parse_header(bytes, V5), Err(DecodeError::VarintNotMinimal));
+            for version in [V31, V311] {
+                let header = parse_header(bytes, version).expect("valid").expect("complete");
+                assert_eq!(header.header_bytes, bytes.len());
+                assert!(header.body_bytes < 128);
+            }
         }
+        let connect = parse_header(&[0x10, 0x80, 0x00], V5).expect("who knows").expect("complete");
+        assert_eq!(connect.check_minimal(), Err(DecodeError::VarintNotMinimal));
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub struct TopicName<'a>(&'a str);
 
 /// A topic filter: a topic name that may hold wildcards, or `$share/NAME/FILTER`. [§4.7], [§4.8.2]
 ///
-/// A filter whose `$share` part is malformed is still a filter, which matches nothing: it is refused alone, with
-/// 0x8F in SUBACK, and not together with its connection. [`TopicFilter::is_malformed_share`] tells.
+/// A filter whose `$share` part is malformed is still a filter, which matches nothing: before 5.0 it is refused alone, in
+/// SUBACK, and not together with its connection. [`TopicFilter::is_malformed_share`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicFilter<'a>(&'a str);
 

@@ -49,25 +49,28 @@ impl From<nom::Err<DecodeError>> for DecodeError {
     }
 }
 
-/// Reads a variable byte integer and the number of its bytes; `Ok(None)` says that more bytes are needed. [§1.5.5]
+/// Reads a variable byte integer, however it is written, and the number of its bytes; `Ok(None)` says that more bytes are
+/// needed. [§1.5.5]
 ///
 /// # Errors
-/// If it goes on after the fourth byte, or could have been shorter.
-pub(super) fn parse_varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
+/// If it goes on after the fourth byte.
+pub(super) fn parse_padded_varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
     let mut value = 0;
     for (index, byte) in bytes.iter().take(4).enumerate() {
         value |= u32::from(byte & 0x7F) << (7 * index);
         if byte & 0x80 == 0 {
-            let minimal = *byte != 0 || index == 0;
-            return if minimal { Ok(Some((value, index + 1))) } else { Err(DecodeError::VarintNotMinimal) };
+            return Ok(Some((value, index + 1)));
         }
     }
     if bytes.len() < 4 { Ok(None) } else { Err(DecodeError::VarintTooLong) }
 }
 
-/// Reads a variable byte integer.
+/// Reads a variable byte integer that is not longer than it needs to be. [MQTT-1.5.5-1 of 5.0]
 pub(super) fn varint(input: &[u8]) -> Parsed<'_, u32> {
-    let (value, bytes) = parse_varint(input)?.ok_or(DecodeError::BodyTooShort)?;
+    let (value, bytes) = parse_padded_varint(input)?.ok_or(DecodeError::BodyTooShort)?;
+    if bytes > 1 && input[bytes - 1] == 0 {
+        return Err(DecodeError::VarintNotMinimal.into());
+    }
     let (rest, _) = take(bytes)(input)?;
     Ok((rest, value))
 }

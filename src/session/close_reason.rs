@@ -47,8 +47,10 @@ pub enum CloseReason {
     QueueFull,
     /// More unacknowledged QoS 1 and 2 messages than the Receive Maximum. [MQTT-3.3.4-7]
     ReceiveMaximumExceeded,
-    /// A topic alias above the Topic Alias Maximum, or one that stands for nothing yet. [MQTT-3.3.2-9]
+    /// A topic alias above the Topic Alias Maximum. [MQTT-3.3.2-9 of 5.0]
     TopicAliasInvalid,
+    /// A topic alias that stands for nothing yet, and no topic. [§3.3.4]
+    TopicAliasUnknown,
     /// A subscription identifier in a PUBLISH to the server. [MQTT-3.3.4-6]
     SubscriptionIdentifierInPublish,
     /// A topic longer or deeper than `topic_bytes` and `topic_levels`.
@@ -57,10 +59,8 @@ pub enum CloseReason {
     TopicNotAllowed,
     /// It sent readings of devices behind it and is not marked as a gateway; it speaks a version without refusals.
     NotAGateway,
-    /// More filters in one packet than `filters_per_packet`.
-    TooManyFilters,
-    /// More user properties than `user_properties`.
-    TooManyUserProperties,
+    /// More QoS 2 messages that it never released than `UNRELEASED_MAX`.
+    TooManyUnreleased,
     /// The answer is larger than the client's own Maximum Packet Size. [MQTT-3.1.2-24]
     AnswerTooLarge,
     /// A session expiry in DISCONNECT after CONNECT had none. [§3.14.2.2.2]
@@ -108,18 +108,19 @@ impl CloseReason {
             Self::SecondConnect
             | Self::UnexpectedPacket(_)
             | Self::SubscriptionIdentifierInPublish
+            | Self::TopicAliasUnknown
             | Self::AnswerOutOfPlace
             | Self::SessionExpiryRaised
             | Self::ReasonOfServer(_) => ReasonCode::ProtocolError,
             Self::PacketTimeout => ReasonCode::MalformedPacket,
             Self::KeepAliveTimeout => ReasonCode::KeepAliveTimeout,
-            Self::PacketTooLarge | Self::TooManyUserProperties => ReasonCode::PacketTooLarge,
+            Self::PacketTooLarge => ReasonCode::PacketTooLarge,
             Self::QueueFull => ReasonCode::QuotaExceeded,
             Self::ReceiveMaximumExceeded => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAliasInvalid => ReasonCode::TopicAliasInvalid,
             Self::TopicTooLong => ReasonCode::TopicNameInvalid,
             Self::TopicNotAllowed | Self::NotAGateway => ReasonCode::NotAuthorized,
-            Self::TooManyFilters | Self::TooManyOfIdentity => ReasonCode::QuotaExceeded,
+            Self::TooManyUnreleased | Self::TooManyOfIdentity => ReasonCode::QuotaExceeded,
             Self::TakenOver => ReasonCode::SessionTakenOver,
             Self::CredentialsChanged => ReasonCode::AdministrativeAction,
             Self::StoreFailed => ReasonCode::ServerBusy,
@@ -175,12 +176,12 @@ impl CloseReason {
             Self::QueueFull => "queue full",
             Self::ReceiveMaximumExceeded => "receive maximum exceeded",
             Self::TopicAliasInvalid => "topic alias invalid",
+            Self::TopicAliasUnknown => "topic alias unknown",
             Self::SubscriptionIdentifierInPublish => "subscription identifier in PUBLISH",
             Self::TopicTooLong => "topic too long",
             Self::TopicNotAllowed => "topic not allowed",
             Self::NotAGateway => "not a gateway",
-            Self::TooManyFilters => "too many filters",
-            Self::TooManyUserProperties => "too many user properties",
+            Self::TooManyUnreleased => "too many unreleased",
             Self::AnswerTooLarge => "answer too large",
             Self::SessionExpiryRaised => "session expiry raised",
             Self::ReasonOfServer(_) => "reason code of a server",
@@ -218,6 +219,7 @@ impl fmt::Display for CloseReason {
             Self::KeepAliveTimeout => f.write_str("nothing heard for one and a half keep-alives"),
             Self::AnswerOutOfPlace => f.write_str("it acknowledged a message as if it had another QoS"),
             Self::QueueFull => f.write_str("it does not keep up: more messages wait for it than may"),
+            Self::TooManyUnreleased => f.write_str("it left too many messages of QoS 2 without a PUBREL"),
             Self::TopicNotAllowed => f.write_str("it published to a topic it has no right to"),
             Self::NotAGateway => {
                 f.write_str("it is not marked as a gateway, see `forebay device set NAME --gateway on`")

@@ -15,8 +15,7 @@ use crate::{
 };
 
 use super::{
-    AccessRights, Client, CloseReason, EXPIRY_NEVER, Message, Outgoing, Refusal, Session, Will, message,
-    properties_fit, topic_fits,
+    AccessRights, Client, EXPIRY_NEVER, Message, Outgoing, Refusal, Session, Will, message, topic_fits,
 };
 
 /// Longest client id of version 3.1, in bytes. [MQTT 3.1 §3.1]
@@ -41,21 +40,6 @@ pub struct Admission {
     session_expiry_lowered: bool,
 }
 
-/// Why a CONNECT ends the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// With a CONNACK that says why.
-    Refuse(Refusal),
-    /// Without a word.
-    Close(CloseReason),
-}
-
-impl From<Refusal> for Rejection {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refuse(refusal)
-    }
-}
-
 /// The access token of a CONNECT: its user name.
 ///
 /// # Errors
@@ -74,21 +58,18 @@ pub fn token<'a>(connect: &Connect<'a>) -> Result<&'a str, Refusal> {
 ///
 /// # Errors
 /// The first rule the CONNECT breaks.
-pub fn check_terms(connect: &Connect<'_>, limits: &Limits) -> Result<(), Rejection> {
-    if !properties_fit(&connect.properties, limits) {
-        return Err(Rejection::Close(CloseReason::TooManyUserProperties));
-    }
+pub fn check_terms(connect: &Connect<'_>) -> Result<(), Refusal> {
     if connect.properties.authentication_method().is_some() {
-        return Err(Refusal::AuthenticationMethod.into());
+        return Err(Refusal::AuthenticationMethod);
     }
     match connect.version {
         ProtocolVersion::V31
             if connect.client_id.is_empty() || connect.client_id.len() > CLIENT_ID_BYTES_MAX_V31 =>
         {
-            Err(Refusal::ClientIdLength.into())
+            Err(Refusal::ClientIdLength)
         }
         ProtocolVersion::V311 if connect.client_id.is_empty() && !connect.clean => {
-            Err(Refusal::EmptyClientIdWithoutClean.into())
+            Err(Refusal::EmptyClientIdWithoutClean)
         }
         _ => Ok(()),
     }
@@ -104,7 +85,7 @@ pub fn admit(
     grants: &DeviceGrants,
     assigned: impl FnOnce() -> String,
     limits: &Limits,
-) -> Result<Admission, Rejection> {
+) -> Result<Admission, Refusal> {
     let rights = AccessRights::of(identity, grants);
     let will = admit_will(connect, &rights, limits)?;
     let v5 = connect.version == ProtocolVersion::V5;
@@ -139,6 +120,7 @@ pub fn admit(
             silence_max: Duration::from_millis(u64::from(keep_alive_s) * 1500),
             unanswered: 0,
             unanswered_qos1: 0,
+            unreleased: BTreeSet::new(),
             aliases: Vec::new(),
             given_aliases: BTreeMap::new(),
             given_aliases_max: given_aliases_max(connect, limits),
@@ -215,14 +197,14 @@ fn admit_will(
     connect: &Connect<'_>,
     rights: &AccessRights,
     limits: &Limits,
-) -> Result<Option<Will>, Rejection> {
+) -> Result<Option<Will>, Refusal> {
     let Some(will) = &connect.will else { return Ok(None) };
-    if !topic_fits(will.topic, limits) || !properties_fit(&will.properties, limits) {
-        return Err(Refusal::WillTopic.into());
+    if !topic_fits(will.topic, limits) {
+        return Err(Refusal::WillTopic);
     }
     let is_telemetry = rights.is_device() && topics::classify(will.topic.as_str()) == DeviceTopic::Telemetry;
     if !is_telemetry && !rights.may_publish(will.topic) {
-        return Err(Refusal::WillTopic.into());
+        return Err(Refusal::WillTopic);
     }
     Ok(Some(Will {
         message: Message::of_will(will),

@@ -8,11 +8,11 @@ use crate::{
         topics::{self, DeviceTopic},
     },
     ids::DeviceName,
-    limits::Limits,
+    limits::{Limits, UNRELEASED_MAX},
     mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicName},
 };
 
-use super::{Client, CloseReason, Session, properties_fit, topic_fits};
+use super::{Client, CloseReason, Session, topic_fits};
 
 /// What becomes of a PUBLISH.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum Verdict {
 /// Takes the alias of a PUBLISH into account; gives back the topic it stands for, if that is all there is.
 ///
 /// # Errors
-/// If the alias is over its maximum, or stands for nothing. [MQTT-3.3.2-9], [§3.3.2.3.4]
+/// If the alias is over its maximum, or stands for nothing. [MQTT-3.3.2-9 of 5.0], [§3.3.4]
 pub fn take_alias(
     publish: &Publish<'_>,
     aliases: &mut Vec<Option<Box<str>>>,
@@ -50,7 +50,7 @@ pub fn take_alias(
 ) -> Result<Option<Box<str>>, CloseReason> {
     let alias = if publish.properties.is_empty() { None } else { publish.properties.topic_alias() };
     let Some(alias) = alias else {
-        return if publish.topic.is_some() { Ok(None) } else { Err(CloseReason::TopicAliasInvalid) };
+        return if publish.topic.is_some() { Ok(None) } else { Err(CloseReason::TopicAliasUnknown) };
     };
     if u32::from(alias) > limits.topic_aliases {
         return Err(CloseReason::TopicAliasInvalid);
@@ -58,7 +58,7 @@ pub fn take_alias(
     let at = usize::from(alias) - 1;
     let Some(topic) = publish.topic else {
         let known = aliases.get(at).cloned().flatten();
-        return known.map(Some).ok_or(CloseReason::TopicAliasInvalid);
+        return known.map(Some).ok_or(CloseReason::TopicAliasUnknown);
     };
     if !topic_fits(topic, limits) {
         return Err(CloseReason::TopicTooLong);
@@ -78,22 +78,25 @@ pub fn judge(
     session: &Session,
     limits: &Limits,
 ) -> Verdict {
-    if !publish.properties.is_empty() {
-        if publish.properties.subscription_identifiers().next().is_some() {
-            return Verdict::Close(CloseReason::SubscriptionIdentifierInPublish);
-        }
-        if !properties_fit(&publish.properties, limits) {
-            return Verdict::Close(CloseReason::TooManyUserProperties);
-        }
+    if publish.properties.subscription_identifiers().next().is_some() {
+        return Verdict::Close(CloseReason::SubscriptionIdentifierInPublish);
     }
     if publish.qos == QoS::ExactlyOnce && publish.packet_id.is_some_and(|id| is_unreleased(session, id)) {
         return Verdict::Repeat;
     }
-    if exceeds_receive_maximum(publish, client, session, limits) {
+    if exceeds_receive_maximum(publish, client, limits) {
         return Verdict::Close(CloseReason::ReceiveMaximumExceeded);
     }
+    if publish.qos == QoS::ExactlyOnce && session.unreleased.len() >= unreleased_max(limits) {
+        return Verdict::Close(CloseReason::TooManyUnreleased);
+    }
     if !topic_fits(topic, limits) {
-        return Verdict::Close(CloseReason::TopicTooLong);
+        let can_be_told = client.version == ProtocolVersion::V5 && publish.qos > QoS::AtMostOnce;
+        return if can_be_told {
+            Verdict::Answer(ReasonCode::TopicNameInvalid)
+        } else {
+            Verdict::Close(CloseReason::TopicTooLong)
+        };
     }
     match topics::classify(topic.as_str()) {
         DeviceTopic::Telemetry if session.rights.is_device() => judge_telemetry(publish.payload),
@@ -160,20 +163,15 @@ fn is_unreleased(session: &Session, packet_id: PacketId) -> bool {
     session.unreleased.contains(&packet_id)
 }
 
-/// Only version 5 clients were told a Receive Maximum; identifiers of QoS 2 are kept for any, and bounded for any.
-fn exceeds_receive_maximum(
-    publish: &Publish<'_>,
-    client: &Client,
-    session: &Session,
-    limits: &Limits,
-) -> bool {
-    let max = limits.receive_maximum as usize;
-    match publish.qos {
-        QoS::AtMostOnce => false,
-        _ if client.version == ProtocolVersion::V5 => {
-            client.unanswered_qos1 as usize + session.unreleased.len() >= max
-        }
-        QoS::AtLeastOnce => false,
-        QoS::ExactlyOnce => session.unreleased.len() >= max,
-    }
+/// Whether there are more than the Receive Maximum, which only version 5 clients were told. What was left open by an
+/// earlier connection counts nothing: the quota is the connection's. [§4.9]
+fn exceeds_receive_maximum(publish: &Publish<'_>, client: &Client, limits: &Limits) -> bool {
+    publish.qos > QoS::AtMostOnce
+        && client.version == ProtocolVersion::V5
+        && client.unanswered_qos1 as usize + client.unreleased.len() >= limits.receive_maximum as usize
+}
+
+/// Most identifiers of QoS 2 that are kept for one session, whatever connections they came over.
+fn unreleased_max(limits: &Limits) -> usize {
+    UNRELEASED_MAX + limits.receive_maximum as usize
 }

@@ -3,28 +3,10 @@
 use crate::{
     device_api::{own_topics::OwnFilter, topics},
     limits::Limits,
-    mqtt::{
-        Properties, ProtocolVersion, QoS, ReasonCode, RetainHandling, Subscribe, TopicFilter, Unsubscribe,
-    },
+    mqtt::{ProtocolVersion, QoS, ReasonCode, RetainHandling, TopicFilter},
 };
 
-use super::{CloseReason, Session, filter_fits, properties_fit};
-
-/// Checks what ends the connection whatever the filters are worth.
-///
-/// # Errors
-/// If the packet is over a bound.
-pub fn check_subscribe(subscribe: &Subscribe<'_>, limits: &Limits) -> Result<(), CloseReason> {
-    check_bounds(subscribe.filters.len(), &subscribe.properties, limits)
-}
-
-/// Checks what ends the connection whatever the filters are worth.
-///
-/// # Errors
-/// If the packet is over a bound.
-pub fn check_unsubscribe(unsubscribe: &Unsubscribe<'_>, limits: &Limits) -> Result<(), CloseReason> {
-    check_bounds(unsubscribe.filters.len(), &unsubscribe.properties, limits)
-}
+use super::{Session, filter_fits};
 
 /// The code for one filter: the QoS granted, or why it is refused. Before version 5 a refusal is sent as 0x80.
 pub fn judge_filter(filter: TopicFilter<'_>, qos: QoS, session: &Session, limits: &Limits) -> ReasonCode {
@@ -86,14 +68,4 @@ pub fn unsuback_reasons(were_there: &[bool], version: ProtocolVersion) -> Vec<Re
         ProtocolVersion::V5 => were_there.iter().map(code).collect(),
         ProtocolVersion::V31 | ProtocolVersion::V311 => Vec::new(),
     }
-}
-
-fn check_bounds(filters: usize, properties: &Properties<'_>, limits: &Limits) -> Result<(), CloseReason> {
-    if filters > limits.filters_per_packet as usize {
-        return Err(CloseReason::TooManyFilters);
-    }
-    if !properties_fit(properties, limits) {
-        return Err(CloseReason::TooManyUserProperties);
-    }
-    Ok(())
 }

@@ -43,7 +43,7 @@ use crate::{
     identity::TokenMark,
     ids::{ClientKey, ConnId, DeviceName, IdentityId, SessionId, SessionSlot},
     limits::Limits,
-    mqtt::{PacketId, Properties, ProtocolVersion, TopicFilter, TopicName},
+    mqtt::{PacketId, ProtocolVersion, TopicFilter, TopicName},
 };
 
 /// A client that was let in, for as long as its connection lasts.
@@ -59,6 +59,8 @@ pub struct Client {
     pub unanswered: u32,
     /// Those of them that are PUBACKs.
     pub unanswered_qos1: u32,
+    /// QoS 2 messages it sent over this connection that are not released yet; others of its session may be older.
+    pub unreleased: BTreeSet<PacketId>,
     /// Topics its aliases stand for, by alias less one. [§3.3.2.3.4]
     pub aliases: Vec<Option<Box<str>>>,
     /// Aliases it was given for topics; never more than it takes.
@@ -192,9 +194,4 @@ pub fn topic_fits(topic: TopicName<'_>, limits: &Limits) -> bool {
 pub fn filter_fits(filter: TopicFilter<'_>, limits: &Limits) -> bool {
     filter.as_str().len() <= limits.topic_bytes as usize
         && filter.level_count() <= limits.topic_levels as usize
-}
-
-/// Whether the properties are within the configured bounds.
-pub fn properties_fit(properties: &Properties<'_>, limits: &Limits) -> bool {
-    properties.is_empty() || properties.user_properties().count() <= limits.user_properties as usize
 }

@@ -171,7 +171,7 @@ impl Uploader {
         }
         let lane = &self.lanes[place];
         let (look, row) = (Look::at(lane, self, mode, bounds), &lane.waiting()[at]);
-        if look.waits_for_other_than_size(at, row, pace) {
+        if look.waits_for_other_than_size(at, row) {
             return Remedy::Nothing;
         }
         let points = gateway::data_points(&row.values);
@@ -346,15 +346,15 @@ impl<'a> Look<'a> {
     }
 
     /// Whether `row`, at `place`, would have to wait even if it were small.
-    fn waits_for_other_than_size(&self, place: usize, row: &Outbound, pace: &Pace) -> bool {
+    fn waits_for_other_than_size(&self, place: usize, row: &Outbound) -> bool {
         let mut before = self.lane.waiting().iter().take(place);
         self.busy.contains(&row.device)
             || self.must_announce(&row.device)
             || self.unfitness(row).is_some()
-            || self.wants_quiet(row, pace)
+            || self.wants_quiet(row)
             || self.waits_for_clock(row)
             || self.uploader.poison.put_off().any(|device| *device == row.device)
-            || before.any(|other| other.device == row.device || self.waits_for_clock(other))
+            || before.any(|other| other.device == row.device)
     }
 
     /// Whether `row` is to go after quiet alone: a closed connection would be put down to it.

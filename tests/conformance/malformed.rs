@@ -2,8 +2,9 @@
 
 use crate::{
     support::{
-        packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack},
-        wire::{PINGREQ, Version, packet, subscribe, text, unsubscribe},
+        packets::{PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, TOPIC_ALIAS, ack, two},
+        wait::SOON,
+        wire::{PINGREQ, VERSIONS, Version, packet, subscribe, text, unsubscribe},
     },
     world::{BOTH, World},
 };
@@ -79,6 +80,96 @@ fn all_we_send_is_as_the_tables_say_to_the_byte_mqtt_2_2_2_1_and_2_3_1_5_to_7_mq
         peer.gets(&packet(0xB0, &[&[1, 0], codes].concat()));
         peer.leave();
         source.leave();
+    }
+}
+
+#[test]
+fn what_the_standard_calls_malformed_is_told_so_mqtt_3_3_1_2_and_3_3_2_2_and_4_7_1_1_to_3() {
+    let world = World::new();
+    for version in BOTH {
+        let none: &[u8] = if version == V5 { &[0] } else { &[] };
+        let publish = |topic: &str| [&text(topic)[..], none, b"x"].concat();
+        let cases = [
+            // DUP at QoS 0, wildcards in a topic name.
+            packet(0x38, &publish("a")),
+            packet(0x30, &publish("a/+")),
+            packet(0x30, &publish("a/#")),
+            subscribe(version, 1, &[("a/#/b", 0)]),
+            subscribe(version, 1, &[("a+", 0)]),
+            subscribe(version, 1, &[("", 0)]),
+            unsubscribe(version, 1, &["a#"]),
+        ];
+        for bytes in cases {
+            let mut peer = world.peer(version, "peer");
+            peer.send(&bytes);
+            peer.is_dismissed_with(0x81);
+        }
+    }
+}
+
+#[test]
+fn a_property_in_a_packet_that_has_no_such_property_is_malformed() {
+    // §2.2.2.2.
+    let world = World::new();
+    let cases = [
+        // Receive Maximum in PUBLISH, also of nought, Topic Alias in SUBSCRIBE, Content Type in UNSUBSCRIBE and PUBACK.
+        packet(0x30, &[&text("a")[..], &[3, 0x21, 0, 1]].concat()),
+        packet(0x30, &[&text("a")[..], &[3, 0x21, 0, 0]].concat()),
+        packet(0x82, &[&[0, 1, 3, 0x23, 0, 1][..], &text("a"), &[0]].concat()),
+        packet(0xA2, &[&[0, 1, 4, 0x03, 0, 1, b'x'][..], &text("a")].concat()),
+        packet(0x40, &[0, 1, 0, 4, 0x03, 0, 1, b'x']),
+        packet(0xE0, &[0, 3, 0x21, 0, 1]),
+    ];
+    for bytes in cases {
+        let mut peer = world.peer(V5, "peer");
+        peer.send(&bytes);
+        peer.is_dismissed_with(0x81);
+    }
+    let hello = world.hello(V5, "peer").with(two(TOPIC_ALIAS, 1));
+    let [connack] = &world.turned_away(&hello.bytes())[..] else { panic!("one CONNACK") };
+    assert_eq!(connack.connack(), Some(0x81));
+}
+
+#[test]
+fn a_length_longer_than_it_needs_to_be_is_malformed_in_5_0_alone_mqtt_1_5_5_1() {
+    let world = World::new();
+    for version in VERSIONS {
+        let bytes = world.hello(version, "padded").bytes();
+        assert!(bytes[1] < 0x80);
+        let padded = [&[bytes[0], bytes[1] | 0x80, 0x80, 0x00][..], &bytes[2..]].concat();
+        let mut client = world.dial();
+        client.send(&padded);
+        if version == V5 {
+            let [connack] = &client.until_closed(SOON)[..] else { panic!("one CONNACK") };
+            assert_eq!(connack.connack(), Some(0x81));
+        } else {
+            assert_eq!(client.packet().connack(), Some(0));
+        }
+        let mut peer = world.peer(version, "peer");
+        peer.send(&[0xC0, 0x80, 0x00]);
+        if version == V5 {
+            peer.is_dismissed_with(0x81);
+        } else {
+            peer.gets(&[0xD0, 0x00]);
+        }
+    }
+}
+
+#[test]
+fn the_lowest_flag_of_connect_is_not_used_in_3_1_mqtt_3_1_2_3() {
+    let world = World::new();
+    for version in VERSIONS {
+        let mut bytes = world.hello(version, "flag").bytes();
+        // Behind the header, the protocol's name and its level.
+        let at = if version == Version::V31 { 2 + 8 + 1 } else { 2 + 6 + 1 };
+        bytes[at] |= 1;
+        let mut client = world.dial();
+        client.send(&bytes);
+        if version == Version::V31 {
+            assert_eq!(client.packet().connack(), Some(0));
+        } else {
+            assert!(client.until_closed(SOON).iter().all(|reply| reply.connack() == Some(0x81)));
+        }
     }
 }
 

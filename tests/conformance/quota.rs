@@ -85,7 +85,7 @@ fn before_5_0_a_window_bounds_what_is_in_flight_mqtt_4_3_2_1() {
 
 #[test]
 fn more_than_the_servers_receive_maximum_closes_mqtt_3_3_4_7() {
-    // A-54, C-33: of QoS 1 and 2 together; before 5.0 the same bound, without a word.
+    // A-54, C-33: of QoS 1 and 2 together; before 5.0 there is no such bound.
     let world = World::new();
     let told = world.peer(V5, "asks").told_in_connack(RECEIVE_MAXIMUM).unwrap_or(65_535);
     let maximum = u16::try_from(told).expect("two bytes");
@@ -97,7 +97,66 @@ fn more_than_the_servers_receive_maximum_closes_mqtt_3_3_4_7() {
         }
         peer.hears_nothing();
         peer.sends(&Publish::new("receive/a", "x").qos(2, maximum + 1));
-        peer.is_dismissed_with(0x93);
+        if version == V5 {
+            peer.is_dismissed_with(0x93);
+        } else {
+            peer.acked(PUBREC, maximum + 1);
+        }
+    }
+}
+
+#[test]
+fn the_quota_is_a_connections_own_and_old_exchanges_take_nothing_of_it_mqtt_3_3_4_7_and_4_9_0_1() {
+    let world = World::new();
+    drop(world.settle(V5, "peer"));
+    let mut id = 0;
+    for _ in 0..3 {
+        let mut peer = world.resume(V5, "peer");
+        let maximum = peer.told_in_connack(RECEIVE_MAXIMUM).unwrap_or(65_535);
+        for _ in 0..maximum {
+            id += 1;
+            peer.sends(&Publish::new("receive/a", "x").qos(2, id));
+            assert!(peer.acked(PUBREC, id) < 0x80);
+        }
+        drop(peer);
+    }
+    let mut peer = world.resume(V5, "peer");
+    for id in 1..=id {
+        peer.send(&ack(PUBREL, id));
+        assert_eq!(peer.acked(PUBCOMP, id), 0, "{id} was open");
+    }
+    // What has come to an end makes room again.
+    for id in 1..=id {
+        peer.sends(&Publish::new("receive/a", "x").qos(2, id));
+        assert!(peer.acked(PUBREC, id) < 0x80);
+        peer.send(&ack(PUBREL, id));
+        assert_eq!(peer.acked(PUBCOMP, id), 0);
+    }
+}
+
+#[test]
+fn exchanges_that_are_never_completed_are_bounded() {
+    let world = World::new();
+    for version in BOTH {
+        let client_id = format!("never {version:?}");
+        let mut peer = world.settle(version, &client_id);
+        let mut opened = 0;
+        'all: for turn in 0..200 {
+            for n in 0..20 {
+                let id = 1 + turn * 20 + n;
+                peer.sends(&Publish::new("receive/a", "x").qos(2, id));
+                let reply = peer.client.next(crate::support::wait::SOON);
+                let crate::support::client::Event::Packet(reply) = reply else { break 'all };
+                if reply.first != PUBREC {
+                    assert_eq!(reply.disconnect(), Some(0x97), "{reply:02X?}");
+                    break 'all;
+                }
+                opened += 1;
+            }
+            drop(peer);
+            peer = world.resume(version, &client_id);
+        }
+        assert!((500..3000).contains(&opened), "{opened} in {version:?}");
     }
 }
 

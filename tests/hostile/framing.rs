@@ -38,7 +38,7 @@ fn remaining_lengths_that_are_none() {
         row("A-02 just over connect_bytes", Stranger, [0x10, 0x80, 0x20], Closed),
         row("A-05 200 announced, three come, FIN", Stranger, [0x10, 0xC8, 0x01, 0, 4, b'M'], Closed)
             .then_fin(),
-        row("A-07 overlong length of a CONNECT", Stranger, [0x10, 0x90, 0x80, 0x00], Closed),
+        row("A-07 overlong length of a CONNECT", Stranger, [0x10, 0x80, 0x80, 0x00], Closed),
         row("A-12 nothing but FIN", Stranger, [], Closed).then_fin(),
     ];
     for version in VERSIONS {
@@ -59,9 +59,10 @@ fn remaining_lengths_that_are_none() {
             ),
             row("A-02 256 MiB", Online(version), [0x30, 0xFF, 0xFF, 0xFF, 0x7F], Closed),
             row("A-02 just over packet_bytes", Online(version), [0x30, 0xFE, 0xFF, 0x03], Closed),
-            row("A-07 overlong zero", Online(version), behind(&[0xC0, 0x80, 0x00]), Closed),
         ]);
     }
+    // Before 5.0 there is no rule against it.
+    rows.push(row("A-07 overlong zero", Online(V5), behind(&[0xC0, 0x80, 0x00]), Told(&[0x81])));
     rows.push(row("A-02 256 MiB", Online(V5), [0x30, 0xFF, 0xFF, 0xFF, 0x7F], Told(&[0x95])));
     run(&rows);
 }

@@ -135,7 +135,7 @@ fn subscriptions() -> Pairs {
     let unsubscribe = Unsubscribe {
         packet_id,
         properties: props(b"\x26\0\x01k\0\x01v", PacketType::Unsubscribe),
-        filters: vec![filter("a"), filter("$share//b")],
+        filters: vec![filter("a"), filter("$share/g/b")],
     };
     let codes = vec![ReasonCode::GrantedQoS2, ReasonCode::TopicFilterInvalid];
     let gone = vec![ReasonCode::NoSubscriptionExisted, ReasonCode::TopicFilterInvalid];
@@ -143,7 +143,7 @@ fn subscriptions() -> Pairs {
     vec![
         (b"\x82\x17\x00\x0A\x03\x0B\xC1\x02\0\x01a\x2E\0\x0A$share/g/b\x11", Packet::Subscribe(subscribe)),
         (b"\x90\x05\x00\x0A\x00\x02\x8F", Packet::SubAck(SubAck { packet_id, properties, reasons: codes })),
-        (b"\xA2\x18\x00\x0A\x07\x26\0\x01k\0\x01v\0\x01a\0\x09$share//b", Packet::Unsubscribe(unsubscribe)),
+        (b"\xA2\x19\x00\x0A\x07\x26\0\x01k\0\x01v\0\x01a\0\x0A$share/g/b", Packet::Unsubscribe(unsubscribe)),
         (
             b"\xB0\x05\x00\x0A\x00\x11\x8F",
             Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: gone }),

@@ -40,8 +40,17 @@ pub(super) struct Backing {
 }
 
 const NAMES: [&str; 8] = ["t", "a/b", "/", "v1/devices/me/telemetry", "$SYS/x", "ä/ポ//", " ", "\u{FEFF}a"];
-const FILTERS: [&str; 9] =
-    ["t", "a/+", "#", "+/+/#", "$share/g/a/#", "$share/x", "$share//t", "ü/+", "v1/devices/me/rpc/request/+"];
+const FILTERS: [&str; 9] = [
+    "t",
+    "a/+",
+    "#",
+    "+/+/#",
+    "$share/g/a/#",
+    "$share/x/t",
+    "$share/y//",
+    "ü/+",
+    "v1/devices/me/rpc/request/+",
+];
 
 impl Backing {
     /// New contents for the next packet: texts without control characters, bytes of all kinds.

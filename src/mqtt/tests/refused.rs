@@ -70,7 +70,8 @@ fn a_length_of_five_bytes_is_refused() {
 
 #[test]
 fn a_length_that_is_not_minimal_is_refused_mqtt_1_5_5_1() {
-    assert_eq!(decode_frame(b"\xC0\x80\x00", V311), Err(E::VarintNotMinimal));
+    assert_eq!(decode_frame(b"\xC0\x80\x00", V5), Err(E::VarintNotMinimal));
+    assert_eq!(decode_frame(b"\xC0\x80\x00", V311), Ok(Some(Packet::PingReq)));
     assert_eq!(refusal(0x30, b"\0\x01t\x80\x00", V5), E::VarintNotMinimal);
     assert_eq!(publish_v5(b"\x0B\x81\x00"), E::VarintNotMinimal);
     assert_eq!(publish_v5(b"\x81\x00\x01"), E::VarintNotMinimal);
@@ -395,8 +396,12 @@ fn a_server_says_malformed_or_protocol_error_as_the_standard_does_4_13() {
         (E::SubscribeOptionsReserved, ReasonCode::MalformedPacket),
         (E::ConnectReservedFlag, ReasonCode::MalformedPacket),
         (E::PropertyTwice(id), ReasonCode::ProtocolError),
-        (E::PropertyNotAllowed(id, PropertyPlace::Will), ReasonCode::ProtocolError),
-        (E::PropertyZero(id), ReasonCode::ProtocolError),
+        (E::PropertyNotAllowed(id, PropertyPlace::Will), ReasonCode::MalformedPacket),
+        (E::DupWithQoS0, ReasonCode::MalformedPacket),
+        (E::MalformedShare, ReasonCode::MalformedPacket),
+        (E::TopicFilter(TopicError::Empty), ReasonCode::MalformedPacket),
+        (E::PropertyZero(id), ReasonCode::TopicAliasInvalid),
+        (E::PropertyZero(PropertyId::ReceiveMaximum), ReasonCode::ProtocolError),
         (E::PropertyValue(id), ReasonCode::ProtocolError),
         (E::AuthDataWithoutMethod, ReasonCode::ProtocolError),
         (E::ResponseTopic(TopicError::WildcardInName), ReasonCode::ProtocolError),
@@ -404,8 +409,8 @@ fn a_server_says_malformed_or_protocol_error_as_the_standard_does_4_13() {
         (E::NoFilters(PacketType::Subscribe), ReasonCode::ProtocolError),
         (E::RetainHandling3, ReasonCode::ProtocolError),
         (E::NoLocalOnShared, ReasonCode::ProtocolError),
-        (E::TopicName(TopicError::WildcardInName), ReasonCode::TopicNameInvalid),
-        (E::TopicFilter(TopicError::HashMisplaced), ReasonCode::TopicFilterInvalid),
+        (E::TopicName(TopicError::WildcardInName), ReasonCode::MalformedPacket),
+        (E::TopicFilter(TopicError::HashMisplaced), ReasonCode::MalformedPacket),
         (E::UnsupportedProtocolLevel(6), ReasonCode::UnsupportedProtocolVersion),
         (E::UnknownProtocolName, ReasonCode::UnsupportedProtocolVersion),
     ] {
