@@ -263,6 +263,8 @@ pub const SET_ASIDE_ROWS_WHEN_SHORT: u64 = 100;
 pub const SET_ASIDE_BYTES_WHEN_SHORT: u64 = 64 * 1024;
 /// Bytes of payloads after which a step that drops some of them ends.
 pub const SET_ASIDE_BYTES_PER_STEP: u64 = 1024 * 1024;
+/// Boots before this one that the journal remembers though nothing is left of them.
+pub const BOOTS_KEPT: i64 = 16;
 /// Free pages the journal's file gives back in one step.
 pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.

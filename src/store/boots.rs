@@ -8,11 +8,13 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::{
     clock::{ClockState, Mono},
-    limits::RECEIVED_AHEAD_MAX,
+    limits::{BOOTS_KEPT, RECEIVED_AHEAD_MAX},
 };
 
 /// Readings may be ahead of the time by so much.
 pub(super) const AHEAD_MS: i64 = RECEIVED_AHEAD_MAX.as_millis() as i64;
+/// Rows looked at for the first boot that something is left of: one damaged row does not hide the others.
+const ROWS_LOOKED_AT: i64 = 64;
 
 /// The kernel's name for the time since it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,8 +93,29 @@ pub(super) fn resume(
     };
     if let Opening::Start { now_ms } = opening {
         note_passed(transaction, boot, now_ms)?;
+        forget_old(transaction, boot)?;
     }
     Ok(boot)
+}
+
+/// Removes the rows of boots of which nothing is left, but for the last few, and for the last whose clock was set before
+/// the others: it bounds where those lie.
+///
+/// What is stored later is of a later boot, or of the same: the first rows of each table tell.
+fn forget_old(transaction: &Transaction<'_>, present: Boot) -> rusqlite::Result<()> {
+    let mut first = present.number.saturating_sub(BOOTS_KEPT);
+    for (table, place) in [("journal", "seq"), ("quarantine", "id"), ("rejected", "seq")] {
+        let sql = format!("SELECT min(boot) FROM (SELECT boot FROM {table} ORDER BY {place} LIMIT ?1)");
+        let used: Option<i64> = transaction.query_row(&sql, [ROWS_LOOKED_AT], |row| row.get(0))?;
+        first = first.min(used.unwrap_or(first));
+    }
+    transaction
+        .execute(
+            "DELETE FROM boots WHERE boot < ?1
+             AND boot IS NOT (SELECT max(boot) FROM boots WHERE boot < ?1 AND synchronised = 1)",
+            [first],
+        )
+        .map(drop)
 }
 
 /// Notes that the boot has lasted so long; gives back whether there was a row.
@@ -268,6 +291,39 @@ mod tests {
         let mut connection = journal();
         let first = start(&mut connection, " ", 10, UNSET);
         assert_ne!(start(&mut connection, "", 10, UNSET).number, first.number);
+    }
+
+    #[test]
+    fn of_boots_of_which_nothing_is_left_the_last_few_are_kept_and_one_that_bounds_the_others() {
+        let mut connection = journal();
+        let mut clock = SET;
+        for n in 1..=40 {
+            start(&mut connection, &format!("boot {n}"), 10, clock);
+            clock = UNSET;
+        }
+        let boots = |connection: &Connection| {
+            let mut statement = connection.prepare("SELECT boot FROM boots ORDER BY boot").expect("valid");
+            let rows = statement.query_map([], |row| row.get::<_, i64>(0)).expect("read");
+            rows.collect::<rusqlite::Result<Vec<_>>>().expect("numbers")
+        };
+        let few = |first: i64, last| [first].into_iter().chain(last - BOOTS_KEPT..=last).collect::<Vec<_>>();
+        assert_eq!(boots(&connection), few(1, 40), "1 is the last whose clock was set");
+        let known = start(&mut connection, "boot 41", 10, SET);
+        let next = start(&mut connection, "boot 42", 10, UNSET);
+        reading(&connection, next, 20);
+        for n in 43..=80 {
+            let boot = start(&mut connection, &format!("boot {n}"), 10, UNSET);
+            reading(&connection, boot, 20);
+        }
+        let all: Vec<i64> = (known.number..=80).collect();
+        assert_eq!(boots(&connection), all, "readings of 42 lie behind it");
+        connection.execute("DELETE FROM journal", []).expect("deleted");
+        start(&mut connection, "boot 80", 10, SET);
+        assert_eq!(boots(&connection), few(known.number, 80));
+        for n in 81..=120 {
+            start(&mut connection, &format!("boot {n}"), 10, UNSET);
+        }
+        assert_eq!(boots(&connection), few(80, 120));
     }
 
     #[test]
