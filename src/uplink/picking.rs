@@ -207,6 +207,10 @@ impl Look<'_> {
         if lane.waiting().iter().any(|row| !put_off.contains(&row.device)) {
             self.busy.extend(put_off.into_iter().cloned());
         }
+        for (device, until) in self.uploader.held().iter().filter(|(_, until)| **until > now) {
+            wait.until(*until);
+            self.busy.insert(device.clone());
+        }
         for (place, row) in lane.waiting().iter().enumerate() {
             // Whatever lies behind it waits as well: overtaking would turn the order of readings around.
             if self.waits_for_clock(row) {
