@@ -368,6 +368,8 @@ pub const UPLINK_STRETCHES: usize = 64;
 pub const UPLINK_STRETCHES_IN_MEMORY: usize = 4 * UPLINK_LANE_ROWS;
 /// Readings set aside at once until it is clear whether it is they or the hub.
 pub const UPLINK_SUSPECTS: usize = 8;
+/// Devices whose topic an ordinary broker denies us and whose readings are held back while others go on.
+pub const UPLINK_HELD_DEVICES: usize = 256;
 /// Bytes of the values of a reading the hub has taken that is kept, to be sent again when the hub seems to take none.
 pub const UPLINK_WITNESS_BYTES: usize = 4096;
 /// Messages of the hub for devices that wait for the end of the turn.

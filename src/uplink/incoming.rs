@@ -7,7 +7,7 @@ use crate::{
     },
     limits::{
         UPLINK_GAP_DOUBTED, UPLINK_GAP_MAX, UPLINK_INCOMING_BYTES_MAX, UPLINK_LIMITS_WAIT,
-        UPLINK_PAYLOAD_BYTES_MIN, UPLINK_TAKEOVER_WAIT,
+        UPLINK_PAYLOAD_BYTES_MIN, UPLINK_REFUSED_WAIT, UPLINK_TAKEOVER_WAIT,
     },
     mqtt::{
         Ack, ConnAck, Disconnect, Header, Packet, PacketType, ProtocolVersion, Publish, QoS, ReasonCode,
@@ -230,11 +230,7 @@ impl Uplink {
             _ if matches!(message.content, Content::Farewell | Content::RpcAnswer) => {
                 self.on_aside_refused(&message, ack.reason, &words);
             }
-            ReasonCode::NotAuthorized | ReasonCode::TopicNameInvalid => {
-                self.uploader.send_again(message);
-                let what = self.settings.mode.when_it_takes_nothing();
-                self.refuse(format!("{words}: {what}"), false);
-            }
+            ReasonCode::NotAuthorized | ReasonCode::TopicNameInvalid => self.on_denied(message, &words),
             ReasonCode::QuotaExceeded => {
                 self.pace.slow_down(UPLINK_GAP_MAX);
                 self.note_told_off(&words);
@@ -253,6 +249,30 @@ impl Uplink {
                 self.on_refused(message, &Refusal::Guessed(words), counts);
             }
         }
+    }
+
+    /// We may not publish there. Where each device has a topic of its own, that device alone is held back.
+    fn on_denied(&mut self, message: InFlight, words: &str) {
+        let device = match &message.content {
+            Content::Readings { lane: Some(_), rows } if self.settings.mode.has_topic_of_each_device() => {
+                rows.first().map(|row| row.device.clone())
+            }
+            _ => None,
+        };
+        self.uploader.send_again(message);
+        let words = format!("{words}: {}", self.settings.mode.when_it_takes_nothing());
+        if let Some(device) = device {
+            let until = self.now.mono + self.backoff.around(UPLINK_REFUSED_WAIT);
+            match self.uploader.hold(device.clone(), until, self.now.mono) {
+                Some(true) => {
+                    let words = format!("readings of {device} are held back, others go on; {words}");
+                    return self.tell(true, fit_for_people(&words));
+                }
+                Some(false) => return,
+                None => {}
+            }
+        }
+        self.refuse(words, false);
     }
 
     fn on_taken(&mut self, message: InFlight) {

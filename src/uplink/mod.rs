@@ -442,7 +442,7 @@ impl Uplink {
         Status {
             state: people.state,
             since: people.since,
-            alarm: people.alarm.as_ref().map(|alarm| alarm.words.clone()),
+            alarm: people.alarm.as_ref().map(|alarm| alarm.words.clone()).or_else(|| self.held_words()),
             last_error: people.last_error.clone(),
             version: match &self.link {
                 Link::Open(connection) => Some(connection.version),
@@ -540,6 +540,14 @@ impl Uplink {
             Link::Open(_) if self.wait.until.is_some() => State::Slowed,
             Link::Open(_) => State::Uploading,
         }
+    }
+
+    /// Whose readings are held back, in words.
+    fn held_words(&self) -> Option<String> {
+        let held = self.uploader.held();
+        let (device, _) = held.first_key_value()?;
+        let (count, what) = (held.len(), self.settings.mode.when_it_takes_nothing());
+        Some(format!("the hub denies us the topics of {count} devices, {device} among them; {what}"))
     }
 
     /// How many readings wait, in words.

@@ -300,6 +300,10 @@ impl<'a> Look<'a> {
         if lane.waiting().iter().any(|row| !put_off.contains(&row.device)) {
             self.busy.extend(put_off.into_iter().cloned());
         }
+        for (device, until) in self.uploader.held().iter().filter(|(_, until)| **until > now) {
+            wait.until(*until);
+            self.busy.insert(device.clone());
+        }
         for (place, row) in lane.waiting().iter().enumerate() {
             if self.busy.contains(&row.device) {
                 continue;

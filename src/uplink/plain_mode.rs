@@ -5,6 +5,11 @@ use crate::ids::DeviceName;
 /// What stands for the device's name in a topic.
 const PLACEHOLDER: &str = "{device}";
 
+/// Whether each device has a topic of its own.
+pub(super) fn names_devices(template: &str) -> bool {
+    template.contains(PLACEHOLDER)
+}
+
 /// The topic of `device`; a template without a place for its name is the topic of all.
 pub(super) fn topic(template: &str, device: &DeviceName) -> String {
     template.replace(PLACEHOLDER, device.as_str())

@@ -129,6 +129,11 @@ impl Mode {
         matches!(self, Self::Device { .. })
     }
 
+    /// Whether each device has a topic of its own, which the other end may deny us alone.
+    pub(super) fn has_topic_of_each_device(&self) -> bool {
+        matches!(self, Self::Plain { topic, .. } if plain_mode::names_devices(topic))
+    }
+
     /// What a person may look at if the other end acknowledges nothing, or forbids us to publish.
     pub(super) fn when_it_takes_nothing(&self) -> &'static str {
         match self {

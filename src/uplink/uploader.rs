@@ -5,14 +5,14 @@
 //!
 //! Knows nothing of connections: what is sent when, and how it ended, comes from above.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     clock::Mono,
     ids::{DeviceName, Seq},
     limits::{
-        UPLINK_FRESH_BACKLOG_MIN, UPLINK_LANE_ROWS, UPLINK_REJECTED_UNSAVED, UPLINK_SETTLE_PAUSE,
-        UPLINK_SETTLE_WAIT, UPLINK_STRETCHES, UPLINK_STRETCHES_IN_MEMORY,
+        UPLINK_FRESH_BACKLOG_MIN, UPLINK_HELD_DEVICES, UPLINK_LANE_ROWS, UPLINK_REJECTED_UNSAVED,
+        UPLINK_SETTLE_PAUSE, UPLINK_SETTLE_WAIT, UPLINK_STRETCHES, UPLINK_STRETCHES_IN_MEMORY,
     },
     record::{Outbound, Rejected, Settlement},
 };
@@ -41,6 +41,10 @@ pub(super) struct Uploader {
     pub(super) flight: Flight,
     pub(super) poison: Poison,
     pub(super) presence: Presence,
+    /// Devices whose topic is denied us, and until when they wait; kept until a reading of theirs is taken.
+    held: BTreeMap<DeviceName, Mono>,
+    /// Whether this connection has taken readings.
+    has_taken: bool,
     order: Order,
     /// Whether the fresh lane is where a reading is looked for that the hub takes.
     pub(super) is_probing: bool,
@@ -83,6 +87,8 @@ impl Uploader {
         let settled = Settled::new(resumed);
         Self {
             last_seq: last_seq.max(settled.last()),
+            held: BTreeMap::new(),
+            has_taken: false,
             order: settings.order,
             is_probing: false,
             fresh_through: None,
@@ -105,6 +111,7 @@ impl Uploader {
 
     /// Readings may be sent: lanes are laid out over what is not settled.
     pub(super) fn open(&mut self) {
+        self.has_taken = false;
         self.presence.open();
         self.lay_out_lanes();
     }
@@ -285,6 +292,10 @@ impl Uploader {
                     self.counts.uploaded += u64::from(!self.settled.contains(row.seq));
                     self.settled.add(row.seq, row.seq);
                 }
+                self.has_taken = true;
+                if let Some(row) = rows.first() {
+                    self.held.remove(&row.device);
+                }
                 self.poison.on_taken(&rows, &self.settled);
                 self.let_go(lane, &rows);
                 self.note_unsaved(now);
@@ -335,6 +346,27 @@ impl Uploader {
             Content::Announcement(device) => self.presence.announce_again(&device),
             Content::Farewell | Content::RpcAnswer => {}
         }
+    }
+
+    /// Readings of `device` wait until then, others go on; whether it is the first time in a row. `None` if there would be
+    /// nobody left, or too many wait: then it is not this device.
+    pub(super) fn hold(&mut self, device: DeviceName, until: Mono, now: Mono) -> Option<bool> {
+        let is_first = !self.held.contains_key(&device);
+        let is_full = is_first && self.held.len() >= UPLINK_HELD_DEVICES;
+        self.held.insert(device, until);
+        let is_held = |row: &Outbound| self.held.get(&row.device).is_some_and(|until| *until > now);
+        let mut waiting = self.lanes.iter().flat_map(|lane| lane.waiting());
+        let is_everybody = !self.has_taken && self.flight.is_empty() && waiting.all(is_held);
+        if is_full || is_everybody {
+            self.held.clear();
+            return None;
+        }
+        Some(is_first)
+    }
+
+    /// Devices held back, and until when.
+    pub(super) fn held(&self) -> &BTreeMap<DeviceName, Mono> {
+        &self.held
     }
 
     /// A reading is set aside for good.

@@ -35,6 +35,8 @@ pub struct Manners {
     /// Closes without a word on a message of telemetry that comes sooner than this after the last one it took: a limit for
     /// all its clients together, of which little is left for us.
     pub shared: Option<Duration>,
+    /// A device whose topic may not be published to.
+    pub denies: Option<String>,
     /// Whether 3.1.1 is told by a PUBACK like any other what is dropped, as by hubs from 4.2.1; else it is closed.
     pub lies_in_old_form: bool,
     /// Cannot keep telemetry for now, and does what it does about too much.
@@ -130,6 +132,7 @@ impl Manners {
             rates: Vec::new(),
             too_much: TooMuch::Closes,
             shared: None,
+            denies: None,
             lies_in_old_form: false,
             is_failing: false,
             tells_limits: true,
@@ -546,6 +549,10 @@ impl Hub {
                 OnPoison::Says | OnPoison::Closes => reaction.closes = true,
             }
             return;
+        }
+        if self.manners.denies.as_ref() == readings.first().map(|reading| &reading.device) {
+            self.refusals += 1;
+            return self.acknowledge(packet_id, ReasonCode::NotAuthorized, version, reaction);
         }
         if let Some(reason) = self.manners.refuses_with {
             self.refusals += 1;

@@ -2,7 +2,7 @@
 
 use forebay::{
     mqtt::{Disconnect, Packet, Properties, ProtocolVersion, ReasonCode, encode},
-    uplink::{FailureKind, RateTexts, State},
+    uplink::{FailureKind, Mode, RateTexts, Secret, Settings, State},
 };
 
 use crate::{
@@ -214,6 +214,44 @@ fn a_topic_we_may_not_publish_to_is_an_alarm_and_no_reading_is_to_blame() {
         world.drain(400 * SECOND);
         assert_eq!(world.uplink.status(world.now).alarm, None);
     }
+}
+
+fn plain() -> Settings {
+    let (user_name, password) = (Some(Secret::new("TOKEN")), Some(Secret::new("PASSWORD")));
+    Settings { mode: Mode::Plain { topic: "site/{device}".to_owned(), user_name, password }, ..settings() }
+}
+
+#[test]
+fn a_device_whose_topic_is_denied_is_held_back_alone_and_told_of_once() {
+    let manners = Manners { is_plain: true, denies: Some("d3".to_owned()), ..Manners::good() };
+    let mut world = World::new(16, plain(), manners).with_backlog(&TEN, 500);
+    for _ in 0..360 {
+        world.store_many(&TEN, 10);
+        world.run(10 * SECOND);
+    }
+    let status = world.uplink.status(world.now);
+    assert_eq!((status.uploaded, status.rejected, world.connections), (9 * 410, 0, 1));
+    assert!(status.alarm.is_some_and(|words| words.contains("d3")));
+    assert_eq!(world.notices.iter().filter(|words| words.contains("held back")).count(), 1);
+    // In an hour, once in five minutes for each of two lanes.
+    assert!(world.hub.refusals < 30, "{} refusals", world.hub.refusals);
+    world.hub.manners.denies = None;
+    world.drain(400 * SECOND);
+    assert_eq!(world.uplink.status(world.now).alarm, None);
+    assert!(world.first_arrivals("d3").is_sorted());
+}
+
+#[test]
+fn a_broker_that_denies_every_topic_is_left_alone_for_a_while() {
+    let refuses_with = Some(ReasonCode::NotAuthorized);
+    let manners = Manners { is_plain: true, refuses_with, ..Manners::good() };
+    let mut world = World::new(17, plain(), manners).with_backlog(&TEN, 500);
+    world.run(3600 * SECOND);
+    let status = world.uplink.status(world.now);
+    assert_eq!((status.state, status.uploaded), (State::Refused, 0));
+    assert!(world.hub.refusals < 300, "{} refusals", world.hub.refusals);
+    world.hub.manners.refuses_with = None;
+    world.drain(400 * SECOND);
 }
 
 #[test]
