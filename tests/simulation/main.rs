@@ -125,7 +125,7 @@ const TO_BE_MET: &[&str] = &[
     "space that is put by",
     "store failed",
     "taken over",
-    "too many of device",
+    "too many of one identity",
     "transport failed",
 ];
 
