@@ -322,7 +322,7 @@ pub const UPLINK_DEVICE_CONNECT_SPREAD_MAX: Duration = Duration::from_secs(30);
 pub const UPLINK_DEVICE_PAGES: u32 = 16;
 /// Lines such uplinks may log in [`UPLINK_DEVICE_LINES_SPAN`].
 pub const UPLINK_DEVICE_LINES: u32 = 10;
-/// Devices a report names of those that need somebody.
+/// Devices a report names, or tells more of, of those that need somebody.
 pub const UPLINK_DEVICE_NAMES_TOLD: usize = 5;
 /// See [`UPLINK_DEVICE_LINES`].
 pub const UPLINK_DEVICE_LINES_SPAN: Duration = Duration::from_secs(60);
@@ -445,6 +445,10 @@ pub const UPLINK_CLOCK_WAIT_WITH_HUB: Duration = Duration::from_secs(300);
 pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
 /// Lines for the log that wait; beyond it the oldest is dropped.
 pub const UPLINK_NOTICES: usize = 16;
+/// Devices remembered whose readings an ordinary broker takes with nobody subscribed to them.
+pub const UPLINK_UNHEARD_DEVICES: usize = 64;
+/// How long it is not told again that there are such.
+pub const UPLINK_UNHEARD_PAUSE: Duration = Duration::from_secs(3600);
 
 const _: () = assert!(
     NAME_LOOKUP_TIMEOUT.as_secs()

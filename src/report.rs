@@ -114,10 +114,14 @@ pub struct StoreReport {
 pub struct UplinkReport {
     /// What it is doing, in words.
     pub state: String,
-    /// Since when it is doing that.
-    pub state_s: u64,
     /// Whether the hub has let us in.
     pub connected: bool,
+    /// Since when it has, or has not; `None` if there is no uplink running.
+    pub since_s: Option<u64>,
+    /// In how long it is tried again, while that is waited for.
+    pub next_attempt_s: Option<u64>,
+    /// How long ago the hub last took readings; `None` if it has not since the start.
+    pub last_upload_s: Option<u64>,
     /// Something only a person can put right.
     pub alarm: Option<String>,
     /// What went wrong last, since the start.
@@ -138,6 +142,12 @@ pub struct UplinkReport {
     pub uploaded: u64,
     /// Readings the hub does not take, since the start.
     pub rejected: u64,
+    /// Readings a broker has taken although nobody is subscribed to them there, since the start.
+    pub unheard: u64,
+    /// How many devices' last readings were so, as far as they are counted.
+    pub unheard_devices: u64,
+    /// The first few of those.
+    pub unheard_names: Vec<String>,
     /// Messages of the hub for devices, since the start.
     pub downlinks: u64,
     /// Those that came to no device: it was not there, had not subscribed, or the message made no sense.
@@ -188,10 +198,18 @@ pub struct DeviceUplinksReport {
     pub alarm: Option<String>,
     /// What went wrong last with one that is on its way.
     pub last_error: Option<LastError>,
+    /// Some of those that need somebody, the worst first: refused, without a connection for the longest, falling behind.
+    pub worst: Vec<DeviceUplinkReport>,
     /// Readings of theirs on disk that the hub does not have; at most, for the journal is not searched for it.
     pub backlog: u64,
+    /// Their bytes, estimated.
+    pub backlog_bytes: Option<u64>,
+    /// How long ago the oldest of them was taken.
+    pub oldest_s: Option<u64>,
     /// Readings the hub has acknowledged in the last minute.
     pub per_minute: u64,
+    /// How long the backlog will last at this rate; `None` if it does not shrink.
+    pub drains_in_s: Option<u64>,
     /// Readings sent and not acknowledged yet.
     pub in_flight: u64,
     /// Readings the hub has acknowledged, since these uplinks began.
@@ -202,6 +220,28 @@ pub struct DeviceUplinksReport {
     pub bytes_sent: u64,
     /// Connections the hub has let in, since these uplinks began.
     pub connections: u64,
+}
+
+/// The uplink of one device that is forwarded as itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceUplinkReport {
+    /// The device.
+    pub device: String,
+    /// What it is doing, in words.
+    pub state: String,
+    /// Whether the hub has let it in.
+    pub connected: bool,
+    /// Since when it has, or has not.
+    pub since_s: Option<u64>,
+    /// In how long it is tried again, while that is waited for.
+    pub next_attempt_s: Option<u64>,
+    /// How long ago the hub last took readings of it; `None` if it has not since the start.
+    pub last_upload_s: Option<u64>,
+    /// What went wrong last, since the start.
+    pub last_error: Option<LastError>,
+    /// Readings of it that the hub does not have; at most.
+    pub backlog: u64,
 }
 
 /// Who is connected.
@@ -298,10 +338,20 @@ impl UplinkReport {
             return Some(Trouble { what: format!("the uplink needs somebody: {alarm}"), advice });
         }
         // Without an error it is only on its way.
-        let error = self.last_error.as_ref().filter(|_| !self.connected)?;
-        Some(Trouble {
-            what: format!("the hub cannot be reached: {}", error.words),
-            advice: format!("{} readings wait on the gateway; it is tried again and again", self.backlog),
+        if let Some(error) = self.last_error.as_ref().filter(|_| !self.connected) {
+            return Some(Trouble {
+                what: format!("the hub cannot be reached: {}", error.words),
+                advice: format!("{} readings wait on the gateway; it is tried again and again", self.backlog),
+            });
+        }
+        (self.unheard_devices > 0).then(|| Trouble {
+            what: format!(
+                "the broker takes the readings, but nobody is subscribed to them there: {}",
+                named(&self.unheard_names, self.unheard_devices)
+            ),
+            advice: "what it has taken counts as sent and may be lost there; does somebody have to subscribe, or is \
+                     `topic` not the right one?"
+                .to_owned(),
         })
     }
 }
@@ -436,6 +486,15 @@ mod tests {
         assert!(with_uplink(UplinkReport::default()).well, "it has only begun");
         let alarm = Some("the hub refuses the token".to_owned());
         assert!(!with_uplink(UplinkReport { connected: true, alarm, ..Default::default() }).well);
+    }
+
+    #[test]
+    fn a_broker_where_nobody_is_subscribed_is_a_trouble() {
+        let names = vec!["pump".to_owned()];
+        let unheard =
+            UplinkReport { connected: true, unheard_devices: 3, unheard_names: names, ..Default::default() };
+        let what = &with_uplink(unheard).troubles[0].what;
+        assert!(what.ends_with("nobody is subscribed to them there: pump and 2 more"), "{what}");
     }
 
     fn with_devices(devices: DeviceUplinksReport) -> Report {

@@ -1,8 +1,10 @@
 //! The report of a broker for people: first whether all is well and what to do if not, then a few lines of numbers.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-use forebay::report::{DeviceUplinksReport, LastError, LearningReport, Report, UplinkReport};
+use forebay::report::{
+    DeviceUplinkReport, DeviceUplinksReport, LastError, LearningReport, Report, UplinkReport,
+};
 
 use super::output::one_line;
 
@@ -101,31 +103,127 @@ fn disk(report: &Report) -> String {
 }
 
 fn uplink_lines(uplink: &UplinkReport) -> Vec<(&'static str, String)> {
-    let mut lines = vec![("Uplink", format!("{}, for {}", one_line(&uplink.state), span(uplink.state_s)))];
+    let mut lines = vec![("Uplink", whereabouts(&Whereabouts::of(uplink)))];
     if uplink.connected
         && let Some(error) = &uplink.last_error
     {
         lines.push(("", last_error(error)));
     }
-    let mut backlog = format!("{} readings wait", grouped(uplink.backlog));
-    if let Some(size) = uplink.backlog_bytes {
-        let _ = write!(backlog, " ({})", bytes(size));
-    }
-    if let Some(age) = uplink.oldest_s {
-        let _ = write!(backlog, ", the oldest {} old", span(age));
-    }
-    let _ =
-        write!(backlog, ", {} in flight; {} a minute", grouped(uplink.in_flight), grouped(uplink.per_minute));
-    if let Some(drains_in) = uplink.drains_in_s.filter(|_| uplink.backlog > 0) {
-        let _ = write!(backlog, ", drained in {}", span(drains_in));
-    }
-    lines.push(("Backlog", backlog));
+    let backlog = Backlog {
+        readings: uplink.backlog,
+        bytes: uplink.backlog_bytes,
+        oldest_s: uplink.oldest_s,
+        in_flight: uplink.in_flight,
+        per_minute: uplink.per_minute,
+        drains_in_s: uplink.drains_in_s,
+    };
+    lines.push(("Backlog", backlog.to_string()));
     let mut uploaded = format!("{} readings, {}", grouped(uplink.uploaded), bytes(uplink.bytes_sent));
     if uplink.rejected > 0 {
         let _ = write!(uploaded, "; {} rejected by the hub", grouped(uplink.rejected));
     }
+    if uplink.unheard > 0 {
+        let _ = write!(uploaded, "; to {} of them nobody was subscribed there", grouped(uplink.unheard));
+    }
     lines.push(("Uploaded", uploaded));
+    lines.extend(downlink(uplink).map(|line| ("Downlink", line)));
     lines
+}
+
+/// Where an uplink is, and since when.
+struct Whereabouts<'a> {
+    state: &'a str,
+    connected: bool,
+    since_s: Option<u64>,
+    next_attempt_s: Option<u64>,
+    last_upload_s: Option<u64>,
+}
+
+impl<'a> Whereabouts<'a> {
+    fn of(uplink: &'a UplinkReport) -> Self {
+        let UplinkReport { state, connected, since_s, next_attempt_s, last_upload_s, .. } = uplink;
+        Self {
+            state,
+            connected: *connected,
+            since_s: *since_s,
+            next_attempt_s: *next_attempt_s,
+            last_upload_s: *last_upload_s,
+        }
+    }
+
+    fn of_device(uplink: &'a DeviceUplinkReport) -> Self {
+        let DeviceUplinkReport { state, connected, since_s, next_attempt_s, last_upload_s, .. } = uplink;
+        Self {
+            state,
+            connected: *connected,
+            since_s: *since_s,
+            next_attempt_s: *next_attempt_s,
+            last_upload_s: *last_upload_s,
+        }
+    }
+}
+
+fn whereabouts(uplink: &Whereabouts<'_>) -> String {
+    let state = one_line(uplink.state);
+    let Some(since) = uplink.since_s.map(span) else { return state.into_owned() };
+    let mut line = match uplink.connected {
+        true => format!("{state}, connected for {since}"),
+        false => format!("not connected for {since}: {state}"),
+    };
+    if let Some(next) = uplink.next_attempt_s {
+        let _ = write!(line, ", next attempt in {}", span(next));
+    }
+    match uplink.last_upload_s {
+        Some(last) => {
+            let _ = write!(line, "; last upload {} ago", span(last));
+        }
+        None => line.push_str("; no upload since the start"),
+    }
+    line
+}
+
+/// What waits, and how long it will.
+struct Backlog {
+    readings: u64,
+    bytes: Option<u64>,
+    oldest_s: Option<u64>,
+    in_flight: u64,
+    per_minute: u64,
+    drains_in_s: Option<u64>,
+}
+
+impl fmt::Display for Backlog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} readings wait", grouped(self.readings))?;
+        if let Some(size) = self.bytes {
+            write!(f, " ({})", bytes(size))?;
+        }
+        if let Some(age) = self.oldest_s {
+            write!(f, ", the oldest {} old", span(age))?;
+        }
+        write!(f, ", {} in flight; {} a minute", grouped(self.in_flight), grouped(self.per_minute))?;
+        match self.drains_in_s.filter(|_| self.readings > 0) {
+            Some(drains_in) => write!(f, ", drained in {}", span(drains_in)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What came for devices and what they answered, if anything did.
+fn downlink(uplink: &UplinkReport) -> Option<String> {
+    let UplinkReport { downlinks, downlinks_undelivered, rpc_answers, rpc_answers_lost, .. } = uplink;
+    if downlinks + downlinks_undelivered + rpc_answers + rpc_answers_lost == 0 {
+        return None;
+    }
+    let mut line = format!("{} messages for devices", grouped(*downlinks));
+    if *downlinks_undelivered > 0 {
+        let _ = write!(line, ", {} of them reached none", grouped(*downlinks_undelivered));
+    }
+    let _ = write!(line, "; {} answers sent", grouped(*rpc_answers));
+    if *rpc_answers_lost > 0 {
+        let _ = write!(line, ", {} could not be", grouped(*rpc_answers_lost));
+    }
+    Some(line)
 }
 
 fn learnt(learning: &LearningReport) -> String {
@@ -157,13 +255,16 @@ fn device_uplink_lines(uplinks: &DeviceUplinksReport) -> Vec<(&'static str, Stri
     }
     let mut lines = vec![("Devices", line)];
     if uplinks.devices > 0 {
+        let backlog = Backlog {
+            readings: uplinks.backlog,
+            bytes: uplinks.backlog_bytes,
+            oldest_s: uplinks.oldest_s,
+            in_flight: uplinks.in_flight,
+            per_minute: uplinks.per_minute,
+            drains_in_s: uplinks.drains_in_s,
+        };
         let at_most = if uplinks.backlog > 0 { "up to " } else { "" };
-        let (backlog, in_flight) = (grouped(uplinks.backlog), grouped(uplinks.in_flight));
-        let per_minute = grouped(uplinks.per_minute);
-        lines.push((
-            "",
-            format!("{at_most}{backlog} readings wait, {in_flight} in flight; {per_minute} a minute"),
-        ));
+        lines.push(("", format!("{at_most}{backlog}")));
         let mut uploaded =
             format!("{} readings uploaded, {}", grouped(uplinks.uploaded), bytes(uplinks.bytes_sent));
         if uplinks.rejected > 0 {
@@ -171,7 +272,17 @@ fn device_uplink_lines(uplinks: &DeviceUplinksReport) -> Vec<(&'static str, Stri
         }
         lines.push(("", uploaded));
     }
+    lines.extend(uplinks.worst.iter().map(|uplink| ("", one_of_many(uplink))));
     lines
+}
+
+fn one_of_many(uplink: &DeviceUplinkReport) -> String {
+    let (name, place) = (one_line(&uplink.device), whereabouts(&Whereabouts::of_device(uplink)));
+    let mut line = format!("{name}: {place}; up to {} readings wait", grouped(uplink.backlog));
+    if let Some(error) = &uplink.last_error {
+        let _ = write!(line, "; {}", last_error(error));
+    }
+    line
 }
 
 fn clients(report: &Report) -> String {
@@ -325,8 +436,9 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
     fn the_uplink_is_told_with_its_backlog() {
         let uplink = UplinkReport {
             state: "uploading".to_owned(),
-            state_s: 7200,
             connected: true,
+            since_s: Some(7200),
+            last_upload_s: Some(3),
             backlog: 12_345,
             backlog_bytes: Some(1_500_000),
             oldest_s: Some(200),
@@ -335,16 +447,48 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
             in_flight: 80,
             uploaded: 99,
             rejected: 1,
+            unheard: 2,
+            downlinks: 12,
+            downlinks_undelivered: 3,
+            rpc_answers: 5,
+            rpc_answers_lost: 1,
             ..Default::default()
         };
         let text = written_out(&Report { uplink: Some(uplink), ..well() });
         for line in [
-            "Uplink      uploading, for 2 h 0 min",
+            "Uplink      uploading, connected for 2 h 0 min; last upload 3 s ago",
             "Backlog     12,345 readings wait (1.5 MB), the oldest 3 min old, 80 in flight; 600 a minute, drained in 21 min",
-            "Uploaded    99 readings, 0 B; 1 rejected by the hub",
+            "Uploaded    99 readings, 0 B; 1 rejected by the hub; to 2 of them nobody was subscribed there",
+            "Downlink    12 messages for devices, 3 of them reached none; 5 answers sent, 1 could not be",
         ] {
             assert!(text.lines().any(|found| found == line), "{text}");
         }
+    }
+
+    #[test]
+    fn an_uplink_without_a_connection_is_told_since_when_and_when_it_is_tried_again() {
+        let line = |uplink| {
+            let text = written_out(&Report { uplink: Some(uplink), ..well() });
+            text.lines().find(|line| line.starts_with("Uplink")).map(str::to_owned)
+        };
+        let away = UplinkReport {
+            state: "waiting to try again".to_owned(),
+            since_s: Some(3 * 86_400),
+            next_attempt_s: Some(12),
+            last_upload_s: Some(3 * 86_400 + 7200),
+            ..Default::default()
+        };
+        assert_eq!(
+            line(away.clone()).as_deref(),
+            Some(
+                "Uplink      not connected for 3 d 0 h: waiting to try again, next attempt in 12 s; \
+                 last upload 3 d 2 h ago"
+            )
+        );
+        let never = UplinkReport { last_upload_s: None, next_attempt_s: None, ..away };
+        assert!(line(never).is_some_and(|line| line.ends_with("again; no upload since the start")));
+        let none = UplinkReport { state: "not running".to_owned(), ..Default::default() };
+        assert_eq!(line(none).as_deref(), Some("Uplink      not running"));
     }
 
     #[test]
@@ -354,7 +498,19 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
             connected: 1195,
             waiting: 3,
             refused: 2,
+            worst: vec![DeviceUplinkReport {
+                device: "pump".to_owned(),
+                state: "refused by the hub".to_owned(),
+                since_s: Some(60),
+                next_attempt_s: Some(9),
+                last_error: Some(LastError { words: "no".to_owned(), ago_s: 1 }),
+                backlog: 50,
+                ..Default::default()
+            }],
             backlog: 5000,
+            backlog_bytes: Some(50_000),
+            oldest_s: Some(61),
+            drains_in_s: Some(600),
             in_flight: 7,
             uploaded: 10,
             ..Default::default()
@@ -362,8 +518,10 @@ Clock       not synchronised since the machine started 0 s ago; times are put ri
         let text = written_out(&Report { uplink_devices: Some(devices), ..well() });
         let expected = "\
 Devices     1,200 with an uplink of their own, 1,195 connected, 3 waiting, 2 refused by the hub
-            up to 5,000 readings wait, 7 in flight; 0 a minute
+            up to 5,000 readings wait (50.0 kB), the oldest 1 min old, 7 in flight; 0 a minute, drained in 10 min
             10 readings uploaded, 0 B
+            pump: not connected for 1 min: refused by the hub, next attempt in 9 s; no upload since the start; \
+up to 50 readings wait; last error, 1 s ago: no
 ";
         assert!(text.contains(expected) && !text.contains("none is configured"), "{text}");
         let none = written_out(&Report { uplink_devices: Some(DeviceUplinksReport::default()), ..well() });

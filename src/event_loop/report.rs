@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, fs, path::Path, process, time::Duration};
 use crate::{
     broker::{Counters, Gauges},
     clock::{Mono, Now},
+    ids::DeviceName,
+    limits::UPLINK_DEVICE_NAMES_TOLD,
     record::Outbound,
     report::{
         ClientsReport, ClockReport, DeviceUplinksReport, LastError, LearningReport, MessagesReport, Report,
         StoreReport, UplinkReport,
     },
-    store::{Losses, StoreError, Stretch},
+    store::{Losses, StoreError, Stretch, Whose},
     uplink::Status,
 };
 
@@ -112,11 +114,11 @@ impl EventLoop {
         if let Some(words) = trouble {
             report.alarm = Some(format!("its new settings are not in force: {words}"));
         }
-        if let Some(first) = self.first_of_backlog().filter(|first| report.backlog > 0 && !first.is_empty()) {
-            let bytes: usize = first.iter().map(|reading| reading.values.len()).sum();
-            report.backlog_bytes = Some(bytes as u64 * report.backlog / first.len() as u64);
-            let age_ms = now.wall.0.saturating_sub(first[0].time.ts());
-            report.oldest_s = Some(u64::try_from(age_ms / 1000).unwrap_or(0));
+        if report.backlog > 0
+            && let Some(Sample { bytes_each, oldest_ts }) = self.first_of_backlog()
+        {
+            report.backlog_bytes = Some(bytes_each.saturating_mul(report.backlog));
+            report.oldest_s = Some(age_s(oldest_ts, now));
         }
         Some(report)
     }
@@ -132,25 +134,65 @@ impl EventLoop {
         {
             report.backlog = report.backlog.min(self.buffer.last_seq().0.saturating_sub(lowest.0));
         }
+        if let Some(Sample { bytes_each, oldest_ts }) = self.sample_of_devices() {
+            report.backlog_bytes = Some(bytes_each.saturating_mul(report.backlog));
+            report.oldest_s = Some(age_s(oldest_ts, now));
+        }
         Some(report)
     }
 
+    /// The oldest readings of devices that are forwarded as themselves; `None` if none is found soon.
+    fn sample_of_devices(&mut self) -> Option<Sample> {
+        let through = self.buffer.last_seq();
+        for after in self.uploading.devices.oldest_places() {
+            let stretch = Stretch { after, through, rows_max: SAMPLE_ROWS, bytes_max: SAMPLE_BYTES };
+            let found = self.buffer.outbound_of(&Whose::Everybody, &stretch).ok()?.readings;
+            let devices = &self.uploading.devices;
+            let waiting: Vec<Outbound> =
+                found.into_iter().filter(|row| devices.may_wait(&row.device, row.seq)).collect();
+            if let Some(sample) = Sample::of(&waiting) {
+                return Some(sample);
+            }
+        }
+        None
+    }
+
     /// The oldest readings the hub does not have; the rest is taken to be like them.
-    fn first_of_backlog(&mut self) -> Option<Vec<Outbound>> {
+    fn first_of_backlog(&mut self) -> Option<Sample> {
         let after = self.buffer.settlement().ok()?.through;
         let through = self.buffer.last_seq();
         let stretch = Stretch { after, through, rows_max: SAMPLE_ROWS, bytes_max: SAMPLE_BYTES };
         let whose = whose(None, self.uploading.devices.forwarded());
-        self.buffer.outbound_of(&whose, &stretch).ok().map(|found| found.readings)
+        self.buffer.outbound_of(&whose, &stretch).ok().and_then(|found| Sample::of(&found.readings))
     }
+}
+
+/// What the oldest readings tell of a backlog.
+struct Sample {
+    bytes_each: u64,
+    oldest_ts: i64,
+}
+
+impl Sample {
+    fn of(readings: &[Outbound]) -> Option<Self> {
+        let oldest_ts = readings.first()?.time.ts();
+        let bytes: usize = readings.iter().map(|reading| reading.values.len()).sum();
+        Some(Self { bytes_each: (bytes / readings.len()) as u64, oldest_ts })
+    }
+}
+
+fn age_s(ts: i64, now: Now) -> u64 {
+    u64::try_from(now.wall.0.saturating_sub(ts) / 1000).unwrap_or(0)
 }
 
 /// What `uplink` is doing, to be completed by what the journal knows.
 fn of_status(status: &Status, counters: &Counters, now: Mono) -> UplinkReport {
     UplinkReport {
         state: status.state.to_string(),
-        state_s: now.since(status.since).as_secs(),
         connected: status.version.is_some(),
+        since_s: Some(now.since(status.since).as_secs()),
+        next_attempt_s: status.next_attempt.map(|at| in_seconds(at, now)),
+        last_upload_s: status.last_upload.map(|at| now.since(at).as_secs()),
         alarm: status.alarm.clone(),
         last_error: status.last_error.as_ref().map(|(words, at)| last_error(words, *at, now)),
         backlog: status.backlog,
@@ -161,6 +203,9 @@ fn of_status(status: &Status, counters: &Counters, now: Mono) -> UplinkReport {
         in_flight: status.in_flight as u64,
         uploaded: status.uploaded,
         rejected: status.rejected,
+        unheard: status.unheard,
+        unheard_devices: status.unheard_devices.len() as u64,
+        unheard_names: first_few(status.unheard_devices.iter()),
         downlinks: status.downlink.arrived,
         downlinks_undelivered: counters.downlinks_undelivered
             + status.downlink.malformed
@@ -176,6 +221,16 @@ fn dropped(lost: &Losses) -> BTreeMap<String, u64> {
     [("too_old", lost.too_old), ("no_space", lost.no_space), ("rejected", lost.rejected)]
         .map(|(reason, count)| (reason.to_owned(), count))
         .into()
+}
+
+/// Whole seconds until `at`, rounded up.
+pub(super) fn in_seconds(at: Mono, now: Mono) -> u64 {
+    at.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}
+
+/// The names of the first few of `devices`.
+pub(super) fn first_few<'a>(devices: impl Iterator<Item = &'a DeviceName>) -> Vec<String> {
+    devices.take(UPLINK_DEVICE_NAMES_TOLD).map(|device| device.as_str().to_owned()).collect()
 }
 
 pub(super) fn last_error(words: &str, at: Mono, now: Mono) -> LastError {

@@ -22,14 +22,14 @@ use crate::{
     },
     net::{chance, resolver::Resolver},
     record::Record,
-    report::DeviceUplinksReport,
+    report::{DeviceUplinkReport, DeviceUplinksReport},
     store::{Buffer, DataDir, KeptTokens, KeptTokensVersion, Registry},
-    uplink::{Notice, State, Uplink},
+    uplink::{Notice, State, Status, Uplink, status::drains_in},
 };
 
 use super::{
     FIRST_DEVICE_UPLINK,
-    report::last_error,
+    report::{first_few, in_seconds, last_error},
     uplink::UplinkSetup,
     uplink_running::{RETRY, Running, whose},
 };
@@ -357,28 +357,51 @@ impl DeviceUplinks {
             ..Default::default()
         };
         let (mut refused, mut failed) = (Vec::new(), None::<(String, Mono)>);
+        let (mut stored, mut in_need) = (0, Vec::new());
         for (device, place) in &self.places {
             let status = self.slots[*place].running.uplink.status(now);
-            match status.state {
-                State::Refused => refused.push(device),
-                state if state.is_open() => report.connected += 1,
-                _ => {
-                    report.waiting += 1;
-                    failed = failed.into_iter().chain(status.last_error).max_by_key(|(_, at)| *at);
-                }
-            }
             report.backlog += status.backlog;
             report.per_minute += status.uploaded_last_minute;
+            stored += status.stored_last_minute;
             report.in_flight += status.in_flight as u64;
             report.uploaded += status.uploaded;
             report.rejected += status.rejected;
             report.bytes_sent += status.bytes_sent;
             report.connections += status.connections;
+            match status.state {
+                State::Refused => refused.push(device),
+                state if state.is_open() => report.connected += 1,
+                _ => {
+                    report.waiting += 1;
+                    failed = failed.into_iter().chain(status.last_error.clone()).max_by_key(|(_, at)| *at);
+                }
+            }
+            in_need.extend(need(&status).map(|need| (need, device, status)));
         }
+        in_need.sort_by_key(|(need, ..)| *need);
+        in_need.truncate(UPLINK_DEVICE_NAMES_TOLD);
+        report.worst = in_need.iter().map(|(_, device, status)| one(device, status, now.mono)).collect();
+        report.drains_in_s = drains_in(report.backlog, report.per_minute, stored).map(|span| span.as_secs());
         report.refused = refused.len() as u64;
         report.refused_names = first_few(refused.into_iter());
         report.last_error = failed.map(|(words, at)| last_error(&words, at, now.mono));
         report
+    }
+
+    /// The first few places behind which readings may wait.
+    pub(super) fn oldest_places(&self) -> BTreeSet<Seq> {
+        let waiting = self.all().filter(|running| running.uplink.backlog() > 0);
+        let mut places: BTreeSet<Seq> = waiting.map(|running| running.uplink.settled_through()).collect();
+        while places.len() > OLDEST_PLACES {
+            places.pop_last();
+        }
+        places
+    }
+
+    /// Whether the reading of `device` at `seq` may be one that waits here.
+    pub(super) fn may_wait(&self, device: &DeviceName, seq: Seq) -> bool {
+        let slot = self.places.get(device).and_then(|place| self.slots.get(*place));
+        slot.is_some_and(|slot| slot.running.uplink.settled_through() < seq)
     }
 
     /// For the line the service manager shows.
@@ -389,8 +412,32 @@ impl DeviceUplinks {
     }
 }
 
-fn first_few<'a>(devices: impl Iterator<Item = &'a DeviceName>) -> Vec<String> {
-    devices.take(UPLINK_DEVICE_NAMES_TOLD).map(|device| device.as_str().to_owned()).collect()
+/// In how many places the oldest reading is sought: where nothing waits a mark may lie far back.
+const OLDEST_PLACES: usize = 4;
+
+/// How much a device needs somebody, the smallest first; `None` if it does not.
+fn need(status: &Status) -> Option<(u8, Mono, u64)> {
+    let by_backlog = u64::MAX - status.backlog;
+    match status.state {
+        State::Refused => Some((0, status.since, by_backlog)),
+        // On its first way it has failed at nothing yet.
+        state if !state.is_open() => status.last_error.as_ref().map(|_| (1, status.since, by_backlog)),
+        _ if status.backlog > 0 && status.drains_in.is_none() => Some((2, Mono(0), by_backlog)),
+        _ => None,
+    }
+}
+
+fn one(device: &DeviceName, status: &Status, now: Mono) -> DeviceUplinkReport {
+    DeviceUplinkReport {
+        device: device.as_str().to_owned(),
+        state: status.state.to_string(),
+        connected: status.state.is_open(),
+        since_s: Some(now.since(status.since).as_secs()),
+        next_attempt_s: status.next_attempt.map(|at| in_seconds(at, now)),
+        last_upload_s: status.last_upload.map(|at| now.since(at).as_secs()),
+        last_error: status.last_error.as_ref().map(|(words, at)| last_error(words, *at, now)),
+        backlog: status.backlog,
+    }
 }
 
 /// How long one of `count` uplinks that begin at once waits.

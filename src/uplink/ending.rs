@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::limits::{UPLINK_DEVICE_REFUSED_WAITS, UPLINK_GAP_DOUBTED, UPLINK_GAP_MAX, UPLINK_TOLD_OFF_SPAN};
 
 use super::{
-    Alarm, Link, Uplink,
+    Link, Uplink,
     connection::Phase,
     failure::fit_for_people,
     flight::{Content, InFlight},
+    people::Alarm,
     poison::{Outcome, Refusal},
 };
 

@@ -226,7 +226,7 @@ impl Uplink {
         let Some(message) = self.uploader.flight.take(ack.packet_id) else { return };
         let words = with_reason("the hub", ack.reason, ack.properties.reason_string());
         match ack.reason {
-            reason if !reason.is_error() => self.on_taken(message),
+            reason if !reason.is_error() => self.on_taken(message, reason),
             _ if matches!(message.content, Content::Farewell | Content::RpcAnswer) => {
                 self.on_aside_refused(&message, ack.reason, &words);
             }
@@ -275,11 +275,19 @@ impl Uplink {
         self.refuse(words, false);
     }
 
-    fn on_taken(&mut self, message: InFlight) {
-        if let Content::Readings { rows, .. } = &message.content {
-            self.people.uploaded.add(rows.len() as u64, self.now.mono);
-            self.people.alarm = None;
+    fn on_taken(&mut self, message: InFlight, reason: ReasonCode) {
+        if let Content::Readings { rows, .. } = &message.content
+            && let Some(first) = rows.first()
+        {
+            let count = rows.len() as u64;
+            self.people.note_uploaded(count, self.now.mono);
             self.backoff.reset();
+            // A hub takes them itself, whoever is subscribed there.
+            if reason == ReasonCode::NoMatchingSubscribers && self.settings.mode.is_plain() {
+                self.note_unheard(&first.device, count);
+            } else {
+                self.people.note_heard(&first.device);
+            }
         }
         if matches!(message.content, Content::RpcAnswer) {
             self.queues.note_answered(true);

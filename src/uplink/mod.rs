@@ -30,7 +30,7 @@
 //!
 //! `uploader` has the readings, `picking` says which go next, `flight` what is on its way, `pacing` how fast it may go,
 //! `poison` which reading is to blame; `incoming` and `outgoing` are the packets. `trial` is a connection that carries
-//! nothing: it asks whether the hub knows a token.
+//! nothing: it asks whether the hub knows a token. `people` keeps what they are told, as `status`.
 
 mod backoff;
 mod clock_wait;
@@ -46,6 +46,7 @@ mod lane;
 mod meter;
 mod outgoing;
 mod pacing;
+mod people;
 mod picking;
 mod plain_mode;
 mod poison;
@@ -57,13 +58,13 @@ pub mod trial;
 mod uploader;
 mod versions;
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use crate::{
     byte_queue::ByteQueue,
     clock::{Mono, Now},
     ids::Seq,
-    limits::{UPLINK_CONNECT_TIMEOUT, UPLINK_NOTICES},
+    limits::UPLINK_CONNECT_TIMEOUT,
     mqtt::ProtocolVersion,
     record::{Outbound, Settlement},
 };
@@ -76,11 +77,11 @@ pub use trial::{Finding, Trial};
 
 use backoff::Backoff;
 use clock_wait::ClockWait;
-use connection::{Connection, Due, Phase};
+use connection::{Connection, Due};
 use downlink::Queues;
 use ending::{Blame, Pause};
-use meter::Meter;
 use pacing::Pace;
+use people::ForPeople;
 use picking::Wait;
 use uploader::Uploader;
 use versions::Versions;
@@ -153,42 +154,10 @@ enum Link {
     Stopped,
 }
 
-/// What is kept for people alone.
-#[derive(Debug)]
-struct ForPeople {
-    state: State,
-    since: Mono,
-    alarm: Option<Alarm>,
-    last_error: Option<(String, Mono)>,
-    notices: VecDeque<Notice>,
-    uploaded: Meter,
-    stored: Meter,
-    bytes_sent: u64,
-    connections: u64,
-}
-
-#[derive(Debug)]
-struct Alarm {
-    words: String,
-    /// Whether being let in shows that it is over; otherwise only a reading taken does.
-    over_when_let_in: bool,
-}
-
 impl Uplink {
     /// An uplink over a journal whose last reading is `last_seq`, of which `resumed` is settled; `seed` spreads the
     /// attempts of many gateways over time. It wants to connect at once.
     pub fn new(settings: Settings, resumed: Settlement, last_seq: Seq, seed: u64, now: Now) -> Self {
-        let people = ForPeople {
-            state: State::Connecting,
-            since: now.mono,
-            alarm: None,
-            last_error: None,
-            notices: VecDeque::new(),
-            uploaded: Meter::default(),
-            stored: Meter::default(),
-            bytes_sent: 0,
-            connections: 0,
-        };
         Self {
             link: Link::Connecting { until: now.mono + UPLINK_CONNECT_TIMEOUT },
             uploader: Uploader::new(&settings, &resumed, last_seq),
@@ -207,7 +176,7 @@ impl Uplink {
             ended_asking: 0,
             ended_subscribing: 0,
             presence_had_turn: false,
-            people,
+            people: ForPeople::new(now.mono),
             now,
             settings,
         }
@@ -432,36 +401,6 @@ impl Uplink {
         [link, self.wait.until, clock, self.uploader.settle_at()].into_iter().flatten().min()
     }
 
-    // ---- getters ----------------------------------------------------------------------------------------
-
-    /// How the uplink is doing.
-    pub fn status(&self, now: Now) -> Status {
-        let people = &self.people;
-        let (uploaded, stored) = (people.uploaded.last_minute(now.mono), people.stored.last_minute(now.mono));
-        let (backlog, counts) = (self.uploader.backlog(), self.uploader.counts());
-        Status {
-            state: people.state,
-            since: people.since,
-            alarm: people.alarm.as_ref().map(|alarm| alarm.words.clone()).or_else(|| self.held_words()),
-            last_error: people.last_error.clone(),
-            version: match &self.link {
-                Link::Open(connection) => Some(connection.version),
-                _ => None,
-            },
-            backlog,
-            in_flight: self.uploader.flight.rows(),
-            in_memory: self.uploader.rows_in_memory(),
-            uploaded: counts.uploaded,
-            rejected: counts.rejected,
-            suspected: self.uploader.poison.suspects(),
-            uploaded_last_minute: uploaded,
-            drains_in: status::drains_in(backlog, uploaded, stored),
-            bytes_sent: people.bytes_sent,
-            connections: people.connections,
-            downlink: self.queues.counts(),
-        }
-    }
-
     /// The version being spoken, if there is a connection.
     fn version(&self) -> Option<ProtocolVersion> {
         match &self.link {
@@ -476,13 +415,7 @@ impl Uplink {
     /// What every event ends with: sending what may be sent, and noting what people should know.
     fn finish(&mut self) {
         self.send_readings();
-        let state = self.state();
-        if state != self.people.state {
-            if !(state.is_open() && self.people.state.is_open()) {
-                self.people.since = self.now.mono;
-            }
-            self.people.state = state;
-        }
+        self.note_state();
     }
 
     fn try_again_if_due(&mut self) {
@@ -524,45 +457,5 @@ impl Uplink {
 
     fn waits_for_clock(&self) -> bool {
         self.clock_wait_over().is_some_and(|over| self.now.mono < over)
-    }
-
-    fn state(&self) -> State {
-        match &self.link {
-            Link::Waiting { why: Pause::Refused, .. } => State::Refused,
-            Link::Waiting { .. } => State::BackingOff,
-            Link::Connecting { .. } => State::Connecting,
-            Link::Greeting { .. } => State::Greeting,
-            Link::Stopped => State::Stopped,
-            Link::Open(connection) if connection.phase != Phase::Uploading => State::Asking,
-            Link::Open(_) if self.uploader.backlog() == 0 => State::UpToDate,
-            Link::Open(_) if !self.uploader.flight.is_empty() => State::Uploading,
-            Link::Open(_) if self.wait.for_clock => State::WaitingForClock,
-            Link::Open(_) if self.wait.until.is_some() => State::Slowed,
-            Link::Open(_) => State::Uploading,
-        }
-    }
-
-    /// Whose readings are held back, in words.
-    fn held_words(&self) -> Option<String> {
-        let held = self.uploader.held();
-        let (device, _) = held.first_key_value()?;
-        let (count, what) = (held.len(), self.settings.mode.when_it_takes_nothing());
-        Some(format!("the hub denies us the topics of {count} devices, {device} among them; {what}"))
-    }
-
-    /// How many readings wait, in words.
-    fn backlog_words(&self) -> String {
-        let backlog = self.uploader.backlog();
-        // Of the places not looked at yet, it is not known whose they are.
-        let up_to = if self.settings.mode.is_device() && backlog > 0 { "up to " } else { "" };
-        format!("{up_to}{backlog} readings wait")
-    }
-
-    fn tell(&mut self, is_warning: bool, words: String) {
-        let notices = &mut self.people.notices;
-        if notices.len() >= UPLINK_NOTICES {
-            notices.pop_front();
-        }
-        notices.push_back(Notice { is_warning, words });
     }
 }

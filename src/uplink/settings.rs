@@ -119,6 +119,11 @@ impl Mode {
         matches!(self, Self::Gateway { .. })
     }
 
+    /// Whether the other end is an ordinary broker.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain { .. })
+    }
+
     /// Whether the other end can tell its limits.
     pub(super) fn asks_for_limits(&self) -> bool {
         matches!(self, Self::Gateway { .. } | Self::Device { .. })

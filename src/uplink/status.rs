@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{clock::Mono, mqtt::ProtocolVersion};
+use crate::{clock::Mono, ids::DeviceName, mqtt::ProtocolVersion};
 
 use super::downlink::DownlinkCounts;
 
@@ -11,8 +11,12 @@ use super::downlink::DownlinkCounts;
 pub struct Status {
     /// What it is doing; [`State`] says it in words.
     pub state: State,
-    /// Since when.
+    /// Since when the hub has let us in, or, if it has not, since when it has not: the last connection, or the start.
     pub since: Mono,
+    /// When it is tried again, while that is waited for.
+    pub next_attempt: Option<Mono>,
+    /// When the hub last took readings, since the start.
+    pub last_upload: Option<Mono>,
     /// Something only a person can put right, in words.
     pub alarm: Option<String>,
     /// What went wrong last, in words, and when.
@@ -29,10 +33,17 @@ pub struct Status {
     pub uploaded: u64,
     /// Readings the hub does not take, since the start.
     pub rejected: u64,
+    /// Readings an ordinary broker has taken although nobody is subscribed to them there, since the start.
+    pub unheard: u64,
+    /// Devices whose last readings were so; at most
+    /// [`UPLINK_UNHEARD_DEVICES`](crate::limits::UPLINK_UNHEARD_DEVICES).
+    pub unheard_devices: Vec<DeviceName>,
     /// Readings set aside until it is clear whether it is they or the hub.
     pub suspected: usize,
     /// Readings acknowledged in the last minute.
     pub uploaded_last_minute: u64,
+    /// Readings stored in the last minute.
+    pub stored_last_minute: u64,
     /// How long the backlog will last at this rate; `None` if it does not shrink.
     pub drains_in: Option<Duration>,
     /// Bytes given to the connection since the start.
@@ -79,7 +90,7 @@ impl State {
 }
 
 /// How long `backlog` lasts if each minute takes `uploaded` from it and adds `stored`.
-pub(super) fn drains_in(backlog: u64, uploaded: u64, stored: u64) -> Option<Duration> {
+pub fn drains_in(backlog: u64, uploaded: u64, stored: u64) -> Option<Duration> {
     if backlog == 0 {
         return Some(Duration::ZERO);
     }
@@ -90,7 +101,7 @@ pub(super) fn drains_in(backlog: u64, uploaded: u64, stored: u64) -> Option<Dura
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::BackingOff => "waiting before the next attempt",
+            Self::BackingOff => "waiting to try again",
             Self::Connecting => "connecting",
             Self::Greeting => "connected, waiting to be let in",
             Self::Asking => "let in, asking for the limits",

@@ -216,6 +216,12 @@ fn status_tells_how_the_uplinks_of_devices_are_doing() {
     assert_eq!(devices["refused_names"], serde_json::json!(["stranger"]), "{report}");
     assert_eq!((&devices["devices"], &devices["connected"]), (&2.into(), &1.into()), "{report}");
     assert_eq!(report["troubles"][0]["what"], "the hub refuses 1 of 2 devices: stranger", "{report}");
+    let worst = &devices["worst"][0];
+    assert_eq!((&worst["device"], &worst["connected"]), (&"stranger".into(), &false.into()), "{report}");
+    assert!(worst["next_attempt_s"].as_u64().is_some_and(|wait| wait <= 20), "{report}");
+    assert!(worst["last_upload_s"].is_null() && worst["last_error"]["words"].is_string(), "{report}");
+    assert!(devices["oldest_s"].is_u64(), "{report}");
+    assert!(devices["backlog_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{report}");
     assert!(devices["backlog"].as_u64().is_some_and(|backlog| (3..=10).contains(&backlog)), "{report}");
     let shown = edge.run(&["status"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();

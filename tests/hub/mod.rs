@@ -60,6 +60,8 @@ pub struct Manners {
     pub acks_doubled: u64,
     /// Topic of readings when it is an ordinary broker; gateway topics otherwise.
     pub is_plain: bool,
+    /// Says in 5.0 that nobody is subscribed to what it takes.
+    pub nobody_listens: bool,
     /// Takes whoever connects for this device, which sends its own readings.
     pub device: Option<String>,
     /// Messages that are not telemetry it takes in a period; told, and counted over any such period.
@@ -145,6 +147,7 @@ impl Manners {
             acks_swallowed: 0,
             acks_doubled: 0,
             is_plain: false,
+            nobody_listens: false,
             device: None,
             message_rate: None,
             downlink: OnDownlink::Grants,
@@ -578,9 +581,11 @@ impl Hub {
             connection.unanswered += 1;
             return;
         }
-        self.acknowledge(packet_id, ReasonCode::Success, version, reaction);
+        let nobody = self.manners.nobody_listens && version == ProtocolVersion::V5;
+        let reason = if nobody { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+        self.acknowledge(packet_id, reason, version, reaction);
         if self.draw(100) < self.manners.acks_doubled {
-            self.acknowledge(packet_id, ReasonCode::Success, version, reaction);
+            self.acknowledge(packet_id, reason, version, reaction);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay::{
     ids::Seq,
-    uplink::{Mode, Order, Secret, Settings, State},
+    uplink::{FailureKind, Mode, Order, Secret, Settings, State},
 };
 
 use crate::{
@@ -266,6 +266,51 @@ fn readings_of_a_device_that_has_no_topic_are_set_aside_in_words() {
     assert_eq!(world.uplink.status(world.now).state, State::UpToDate);
     let reason = &world.rejected[&1];
     assert!(reason.starts_with("there is no topic for its device: "), "{reason}");
+}
+
+#[test]
+fn the_status_tells_since_when_there_is_no_connection_whatever_was_tried_meanwhile() {
+    let mut world = World::new(17, settings(), Manners::good());
+    world.store_many(&MANY, 10);
+    world.drain(60 * SECOND);
+    let uploaded = world.now.mono;
+    world.run(600 * SECOND);
+    world.network.is_up = false;
+    world.cut(FailureKind::Closed);
+    let lost = world.now.mono;
+    world.run(3 * 86_400 * SECOND);
+    let status = world.uplink.status(world.now);
+    assert_eq!(status.since, lost);
+    assert!(status.last_upload.is_some_and(|last| last <= uploaded), "{status:?}");
+    if status.state == State::BackingOff {
+        assert!(status.next_attempt.is_some_and(|next| next > world.now.mono), "{status:?}");
+    }
+    world.network.is_up = true;
+    world.run(1000 * SECOND);
+    let status = world.uplink.status(world.now);
+    assert!(status.state.is_open() && status.since > lost && status.next_attempt.is_none(), "{status:?}");
+}
+
+#[test]
+fn a_broker_where_nobody_is_subscribed_takes_readings_and_that_is_told_once() {
+    let mut settings = settings();
+    let (user_name, password) = (Some(Secret::new("TOKEN")), Some(Secret::new("PASSWORD")));
+    settings.mode = Mode::Plain { topic: "site/{device}".to_owned(), user_name, password };
+    let manners = Manners { is_plain: true, nobody_listens: true, ..Manners::good() };
+    let mut world = World::new(18, settings, manners).with_backlog(&["a", "b"], 20);
+    world.drain(60 * SECOND);
+    let status = world.uplink.status(world.now);
+    assert_eq!((status.backlog, status.uploaded, status.unheard), (0, 20, 20));
+    assert_eq!(status.unheard_devices.len(), 2);
+    let warned =
+        |world: &World| world.notices.iter().filter(|words| words.contains("nobody is subscribed")).count();
+    assert_eq!(warned(&world), 1);
+    world.hub.manners.nobody_listens = false;
+    world.store("a");
+    world.drain(60 * SECOND);
+    let devices = world.uplink.status(world.now).unheard_devices;
+    assert_eq!(devices.iter().map(|device| device.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(warned(&world), 1);
 }
 
 #[test]
