@@ -40,6 +40,8 @@ pub(super) struct House {
     /// Lost readings that nobody was told of yet, and when somebody was told last.
     untold: Losses,
     told: Option<Mono>,
+    /// When readings were last dropped that the hub does not have.
+    lost_at: Option<Mono>,
     /// The trouble that was logged last, so that it is told once.
     trouble: String,
 }
@@ -58,12 +60,18 @@ impl House {
             is_tight: false,
             untold: Losses::default(),
             told: None,
+            lost_at: None,
             trouble: String::new(),
         })
     }
 
     pub(super) fn at(&self) -> Option<Mono> {
         self.at
+    }
+
+    /// When readings were last dropped that the hub does not have, since the start.
+    pub(super) fn lost_at(&self) -> Option<Mono> {
+        self.lost_at
     }
 
     pub(super) fn is_due(&self, now: Mono) -> bool {
@@ -119,6 +127,9 @@ impl House {
     }
 
     fn tell_lost(&mut self, lost: Losses, now: Mono) {
+        if lost.total() > 0 {
+            self.lost_at = Some(now);
+        }
         self.untold += lost;
         let is_quiet = self.told.is_none_or(|told| now.since(told) >= WAIT_TO_TELL);
         if self.untold.total() == 0 || !is_quiet {
