@@ -384,6 +384,17 @@ mod tests {
     }
 
     #[test]
+    fn a_data_directory_that_was_moved_has_its_own_token() {
+        let (old, elsewhere) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
+        let token = write(elsewhere.path(), "token", "SecretOfTheHub\n");
+        set(old.path(), &arguments(&format!("mqtt://hub --token-file {}", token.display()))).expect("set");
+        let moved = elsewhere.path().join("moved");
+        std::fs::rename(old.path(), &moved).expect("moved");
+        assert_eq!(stored(&moved).token_file, Some(moved.join(TOKEN_FILE)));
+        std::fs::create_dir(old.path()).expect("for the guard to remove");
+    }
+
+    #[test]
     fn what_was_set_is_found_again_with_its_token_apart_and_removed_without_a_trace() {
         let (dir, elsewhere) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
         let token = write(elsewhere.path(), "token", "SecretOfTheHub\n");

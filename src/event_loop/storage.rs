@@ -252,7 +252,7 @@ mod tests {
             on_stored: None,
             uplink: UplinkSource::none(),
         };
-        let claim = Claim::take(&setup.data_dir, &setup.listen).expect("claimed");
+        let claim = crate::event_loop::Claim::take(&setup.data_dir, &setup.listen).expect("claimed");
         let mut event_loop = EventLoop::start(setup, claim).expect("started");
         event_loop.clock = SystemClock::with_marker(dir.path().to_owned());
         (dir, event_loop)
