@@ -120,7 +120,7 @@ fn a_quickstart_in_the_way_of_a_broker_changes_nothing_and_prints_no_command() {
     let its_directory = broker.run(&["quickstart", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"]);
     assert!(!its_directory.status.success());
     assert_eq!(stdout(&its_directory), "");
-    assert!(stderr(&its_directory).contains("in use"), "{}", stderr(&its_directory));
+    assert!(stderr(&its_directory).contains("another forebay is running"), "{}", stderr(&its_directory));
     assert!(!broker.must(&["device", "list", "--json"]).contains("demo"));
     assert!(!broker.data_dir().join("server.pem").exists());
 
