@@ -85,7 +85,9 @@ impl Config {
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(ConfigError::TooLong { file: file.to_owned() });
         }
-        Self::parse(file, &text)
+        // What it names is found from wherever it is told of.
+        let whole = std::path::absolute(file).map_err(unreadable)?;
+        Self::parse(&whole, &text)
     }
 
     /// Reads a configuration from `text`, the contents of `file`.

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// How long it is told that readings were dropped.
+const DROPPED_MATTERS_S: u64 = 86_400;
+
 /// How forebay is doing. Spans end in `_s` (seconds) and `_us` (microseconds).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -24,6 +27,8 @@ pub struct Report {
     pub uptime_s: u64,
     /// Whether times can be trusted.
     pub clock: ClockReport,
+    /// Why the certificate on disk is not in force, if it was to be taken over and could not be.
+    pub certificate_error: Option<String>,
     /// What is on disk.
     pub store: StoreReport,
     /// Readings given up before the hub had them, since the journal was made, by reason.
@@ -104,6 +109,9 @@ pub struct StoreReport {
     pub bytes_written_per_reading: Option<u64>,
     /// Size of `buffer.db`.
     pub buffer_bytes: Option<u64>,
+    /// How long ago readings were last dropped for want of room or for their age that the hub does not have, if any were
+    /// since the start.
+    pub dropped_ago_s: Option<u64>,
     /// Size of its log, `buffer.db-wal`.
     pub wal_bytes: Option<u64>,
 }
@@ -307,7 +315,28 @@ impl Report {
     fn troubles(&self) -> Vec<Trouble> {
         let everybodys = self.uplink.as_ref().and_then(UplinkReport::trouble);
         let devices = self.uplink_devices.iter().flat_map(DeviceUplinksReport::troubles);
-        self.store.trouble().into_iter().chain(everybodys).chain(devices).collect()
+        let store = self.store.trouble().into_iter().chain(self.dropped());
+        store.chain(self.certificate()).chain(everybodys).chain(devices).collect()
+    }
+
+    /// Without a hub to send them to, old readings make room as they are meant to.
+    fn dropped(&self) -> Option<Trouble> {
+        let has_hub = self.uplink.is_some() || self.uplink_devices.is_some();
+        let ago_s = self.store.dropped_ago_s.filter(|ago_s| has_hub && *ago_s < DROPPED_MATTERS_S)?;
+        Some(Trouble {
+            what: format!("readings were dropped that the hub does not have, last {} min ago", ago_s / 60),
+            advice: "bring the hub back, or let `max_bytes` or `max_age` of [storage] allow more; this is told for a day"
+                .to_owned(),
+        })
+    }
+
+    fn certificate(&self) -> Option<Trouble> {
+        self.certificate_error.as_ref().map(|words| Trouble {
+            what: format!("the new certificate is not in force: {words}"),
+            advice:
+                "the one loaded before still is; put it right, then send SIGHUP (`systemctl reload forebay`)"
+                    .to_owned(),
+        })
     }
 }
 
@@ -409,6 +438,11 @@ impl DeviceUplinksReport {
     }
 }
 
+/// `what`, a noun, in its plural unless there is one of it.
+pub fn plural(count: u64, what: &str) -> String {
+    if count == 1 { what.to_owned() } else { format!("{what}s") }
+}
+
 /// `names`, and how many more there are.
 fn named(names: &[String], count: u64) -> String {
     let more = count.saturating_sub(names.len() as u64);
@@ -457,6 +491,23 @@ mod tests {
         let mut report = storing();
         report.store.full = true;
         assert!(report.judged().troubles[0].what.starts_with("there is no room"));
+    }
+
+    #[test]
+    fn dropped_readings_are_a_trouble_for_a_day_if_a_hub_was_to_have_them() {
+        let mut report = storing();
+        report.store.dropped_ago_s = Some(120);
+        assert!(report.clone().judged().well, "no hub");
+        report.uplink = Some(UplinkReport { connected: true, ..Default::default() });
+        assert!(report.clone().judged().troubles[0].what.starts_with("readings were dropped"));
+        report.store.dropped_ago_s = Some(DROPPED_MATTERS_S);
+        assert!(report.judged().well);
+    }
+
+    #[test]
+    fn a_certificate_that_could_not_be_taken_over_is_a_trouble() {
+        let report = Report { certificate_error: Some("no PEM".to_owned()), ..storing() }.judged();
+        assert!(report.troubles[0].what.ends_with("no PEM"));
     }
 
     #[test]

@@ -51,13 +51,22 @@ fn fill(mut file: File, path: &Path, contents: &[u8], mode: u32, owner: Owner) -
     // A umask can only have taken rights away.
     file.set_permissions(Permissions::from_mode(mode))?;
     if owner == Owner::OfDirectory {
-        let (wanted, is) = (directory_of(path).metadata()?, file.metadata()?);
-        if (wanted.uid(), wanted.gid()) != (is.uid(), is.gid()) && rustix::process::geteuid().is_root() {
-            fchown(&file, Some(wanted.uid()), Some(wanted.gid()))?;
-        }
+        give_to_owner_of_directory(&file, path)?;
     }
     file.write_all(contents)?;
     file.sync_all()
+}
+
+/// If we are root, gives `file`, open at `path`, to whom its directory belongs.
+///
+/// # Errors
+/// If the owner cannot be found out or changed.
+pub fn give_to_owner_of_directory(file: &File, path: &Path) -> io::Result<()> {
+    let (wanted, is) = (directory_of(path).metadata()?, file.metadata()?);
+    if (wanted.uid(), wanted.gid()) != (is.uid(), is.gid()) && rustix::process::geteuid().is_root() {
+        fchown(file, Some(wanted.uid()), Some(wanted.gid()))?;
+    }
+    Ok(())
 }
 
 /// Removes what is at `path`, for good when this returns; if there is nothing, that is no failure.

@@ -127,11 +127,11 @@ impl IdentityTable {
         self.entries.get(&device).map_or(&[], |entry| &entry.connections)
     }
 
-    /// Notes that `device` showed itself.
-    pub fn note_seen(&mut self, device: IdentityId, at: Wall) {
-        if let Some(entry) = self.entries.get_mut(&device) {
-            entry.seen = Some(at);
-        }
+    /// Notes that `device` showed itself; whether that was for the first time.
+    pub fn note_seen(&mut self, device: IdentityId, at: Wall) -> bool {
+        let Some(entry) = self.entries.get_mut(&device) else { return false };
+        entry.seen = Some(at);
+        entry.device.last_seen.replace(at).is_none()
     }
 
     /// The devices that showed themselves since the last call, and when.

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-use super::{Broker, Deadline, SEEN_WAIT, StoreState, connections::Phase};
+use super::{Broker, Deadline, FIRST_SEEN_WAIT, SEEN_WAIT, StoreState, connections::Phase};
 
 /// What an HTTP request begins with; a browser or a scanner that found the port.
 const HTTP_METHODS: [&[u8]; 5] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS "];
@@ -292,7 +292,9 @@ impl Broker {
         if is_device && self.identities.connections(identity).len() == 1 {
             self.downlink.note_presence(&name);
         }
-        self.identities.note_seen(identity, now.wall);
+        if self.identities.note_seen(identity, now.wall) {
+            self.deadlines.arm(Deadline::Seen, now.mono + FIRST_SEEN_WAIT);
+        }
         self.deadlines.arm_if_idle(Deadline::Seen, now.mono + SEEN_WAIT);
         let before = self.gate.appended();
         let (slot, session_present) = self.begin_session(conn, session, window, clean_start, now);

@@ -92,6 +92,8 @@ pub use trials::{Ask, TrialId, Verdict};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long devices seen are gathered before the registry is told; it lies on the same card.
 const SEEN_WAIT: Duration = Duration::from_secs(300);
+/// The same for one that was never seen before: somebody may just be looking whether it comes.
+const FIRST_SEEN_WAIT: Duration = Duration::from_secs(1);
 
 /// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use forebay::{
-    net::certificates::{self, CaKey, Made},
+    net::{
+        certificates::{self, CaKey, Made},
+        subject_names,
+    },
     store::DataDir,
 };
 use jiff::Timestamp;
@@ -54,7 +57,7 @@ pub fn run(global: &GlobalArguments, command: CertsCommand) -> Result<(), Failur
     let hosts = hosts(&arguments.host);
     match command {
         CertsCommand::Init(_) => init(&dir, &hosts),
-        CertsCommand::Renew(_) => renew(&dir, &hosts),
+        CertsCommand::Renew(_) => renew(&dir, hosts),
     }
 }
 
@@ -69,12 +72,20 @@ pub fn make(dir: &Path, hosts: &[String]) -> Result<Made, Failure> {
 /// This machine's names and addresses, and `further` ones.
 pub fn hosts(further: &[String]) -> Vec<String> {
     let mut hosts = certificates::default_hosts();
+    join(&mut hosts, further);
+    hosts
+}
+
+/// Adds those of `further` that are not among `hosts`, and gives them back.
+fn join(hosts: &mut Vec<String>, further: &[String]) -> Vec<String> {
+    let mut added = Vec::new();
     for host in further {
-        if !hosts.contains(host) {
+        if !hosts.iter().any(|known| known.eq_ignore_ascii_case(host)) {
             hosts.push(host.clone());
+            added.push(host.clone());
         }
     }
-    hosts
+    added
 }
 
 fn init(dir: &Path, hosts: &[String]) -> Result<(), Failure> {
@@ -93,9 +104,29 @@ fn init(dir: &Path, hosts: &[String]) -> Result<(), Failure> {
     }
 }
 
-fn renew(dir: &Path, hosts: &[String]) -> Result<(), Failure> {
-    certificates::renew(dir, hosts, now_unix_s())?;
+/// A device may use any name of the old certificate: the new one has them all.
+fn renew(dir: &Path, mut hosts: Vec<String>) -> Result<(), Failure> {
     let file = dir.join(certificates::SERVER_CERTIFICATE);
+    let old = subject_names::in_file(&file);
+    let kept = join(&mut hosts, old.as_deref().unwrap_or_default());
+    certificates::renew(dir, &hosts, now_unix_s())?;
+    let Some(old) = old else {
+        tell(&format!(
+            "note: the names of the old certificate could not be read in {}; give those that devices use with --host",
+            file.display()
+        ));
+        return renewed(&file, &hosts);
+    };
+    let added = join(&mut old.clone(), &hosts);
+    for (what, names) in [("kept from the old certificate", kept), ("new", added)] {
+        if !names.is_empty() {
+            tell(&format!("{what}: {}", names.join(", ")));
+        }
+    }
+    renewed(&file, &hosts)
+}
+
+fn renewed(file: &Path, hosts: &[String]) -> Result<(), Failure> {
     tell(&format!(
         "made a new certificate for {}; restart the broker, or send it SIGHUP, to use it",
         hosts.join(", ")
@@ -128,6 +159,17 @@ mod tests {
             hosts(&["gateway.example".to_owned(), "localhost".to_owned(), "gateway.example".to_owned()]);
         assert_eq!(all[..own.len()], own);
         assert_eq!(all[own.len()..], ["gateway.example"]);
+    }
+
+    #[test]
+    fn a_renewal_keeps_every_name_of_the_old_certificate() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let old = ["gw.example", "10.9.8.7", "fe::1"].map(str::to_owned);
+        assert!(matches!(make(directory.path(), &old), Ok(Made::New(_))));
+        renew(directory.path(), vec!["localhost".to_owned(), "GW.example".to_owned()]).expect("renewed");
+        let names = subject_names::in_file(&directory.path().join(certificates::SERVER_CERTIFICATE));
+        let expected = ["localhost", "GW.example", "10.9.8.7", "fe::1"].map(str::to_owned).to_vec();
+        assert_eq!(names, Some(expected));
     }
 
     #[test]

@@ -1,12 +1,24 @@
 //! `forebay check-config`: says whether a configuration file is fine, or prints every key with its default.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
-use forebay::limits::Limits;
+use forebay::{limits::Limits, net::tls::load_server_config};
 
-use super::{Failure, GlobalArguments, output::print_line, settings::Surroundings};
-use crate::config::Config;
+use super::{
+    Failure, GlobalArguments,
+    output::{print_line, tell},
+    serve::{Listening, ServeArguments, certificate_in},
+    settings::Surroundings,
+    uplink_source::{credentials_directory, setup},
+};
+use crate::config::{
+    Config,
+    uplink::{ModeConfig, UplinkConfig},
+};
 
 /// Flags of `forebay check-config`.
 #[derive(Args, Clone, Debug, Default)]
@@ -27,12 +39,65 @@ pub fn run(global: &GlobalArguments, arguments: &CheckConfigArguments) -> Result
     if arguments.defaults {
         return print_line(defaults().trim_end());
     }
-    let named = arguments.file.clone().or_else(|| Surroundings::of_this_process().config_file(global));
+    let surroundings = Surroundings::of_this_process();
+    let named = arguments.file.clone().or_else(|| surroundings.config_file(global));
     let Some(file) = named else {
         return Err(Failure::Usage("no configuration to check: give `forebay check-config FILE`".to_owned()));
     };
-    Config::load(&file)?;
+    let config = Config::load(&file)?;
+    let data_dir = surroundings.data_dir(global, &config).ok();
+    let mut troubles = troubles(&config, data_dir.as_deref());
+    if let Some(last) = troubles.pop() {
+        troubles.iter().for_each(|trouble| tell(&format!("forebay: {trouble}")));
+        return Err(Failure::Failed(last));
+    }
     print_line(&format!("{} is fine", file.display()))
+}
+
+/// Where systemd puts credentials, for a service and while it runs.
+const CREDENTIALS: &str = "/run/credentials";
+
+/// What would keep the broker from starting with this, or its uplink from working, though the file itself is fine.
+fn troubles(config: &Config, data_dir: Option<&Path>) -> Vec<String> {
+    let mut troubles = Vec::new();
+    match Listening::settle(&ServeArguments::default(), config, data_dir.and_then(certificate_in)) {
+        Err(failure) => troubles.extend(failure.message().map(str::to_owned)),
+        Ok(Listening { tls, certificate: Some(files), .. })
+            if !tls.is_empty() && !is_only_while_it_runs(&files.key) =>
+        {
+            let loaded = load_server_config(&files.certificate, &files.key);
+            troubles.extend(loaded.err().map(|error| error.to_string()));
+        }
+        Ok(_) => {}
+    }
+    troubles.extend(config.uplink.clone().and_then(uplink_trouble));
+    troubles
+}
+
+fn uplink_trouble(mut uplink: UplinkConfig) -> Option<String> {
+    let credentials = credentials_directory();
+    let token_is_elsewhere = match &uplink.token_file {
+        Some(file) => is_only_while_it_runs(file),
+        None => uplink.mode == ModeConfig::Gateway && credentials.is_none(),
+    };
+    if token_is_elsewhere {
+        if uplink.token_file.take().is_none() {
+            tell(
+                "warning: no token_file is named in [uplink]: the service needs the credential uplink-token",
+            );
+        }
+        // What else there is can be looked at without the token.
+        uplink.mode = ModeConfig::Device;
+    }
+    setup(&uplink, credentials.as_deref()).err()
+}
+
+fn is_only_while_it_runs(file: &Path) -> bool {
+    let is = file.starts_with(CREDENTIALS) && !file.exists();
+    if is {
+        tell(&format!("note: {} is there only while the service runs and was not looked at", file.display()));
+    }
+    is
 }
 
 const HEAD: &str = r#"# The configuration of forebay. Every key is optional; what stands here behind `#` is what holds without it.
@@ -132,10 +197,7 @@ pub fn defaults() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::config::uplink::{ModeConfig, UplinkConfig};
 
     fn parse(text: &str) -> Config {
         Config::parse(Path::new("defaults.toml"), text).expect("a valid configuration")
@@ -171,6 +233,26 @@ mod tests {
         assert_eq!(text.lines().count(), wanted.len() + 1);
         let found = parse(&text).uplink.expect("the table");
         assert_eq!(found, UplinkConfig::new(found.url.clone(), ModeConfig::Gateway));
+    }
+
+    #[test]
+    fn what_the_file_names_is_looked_at_as_well() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let found = |text: &str| {
+            let config = Config::parse(&dir.path().join("f.toml"), text).expect("valid");
+            troubles(&config, Some(dir.path())).join("; ")
+        };
+        let uplink = "[uplink]\nurl = 'mqtt://hub'\ntoken_file = 'token'\n";
+        assert!(found(uplink).contains("token"), "missing");
+        std::fs::write(dir.path().join("token"), "abc").expect("written");
+        assert!(found(uplink).contains("chmod 600"), "readable by all");
+        assert_eq!(found("[uplink]\nurl = 'mqtt://hub'\n"), "", "it may be a credential");
+        let tls = "listen_tls = ['8883']\n";
+        assert!(found(tls).contains("there is no certificate"));
+        let certificate = "certificate = 'server.pem'\nkey = 'server.key'\n";
+        assert!(found(&format!("{tls}{certificate}")).contains("cannot read"));
+        assert!(found(&format!("listen = ['1883']\n{certificate}")).contains("nothing listens for TLS"));
+        assert_eq!(found("listen = ['1883']\n"), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use forebay::{
     identity::{Grant, Rights},
     ids::DeviceName,
-    session::rights::is_the_brokers,
+    session::rights::{is_reserved, is_the_brokers},
 };
 
 use super::{
@@ -73,6 +73,9 @@ fn publish_filter(text: &str) -> Result<String, String> {
     if is_the_brokers(text) {
         return Err(format!("{text:?} is the broker's own; nobody publishes there"));
     }
+    if is_reserved(text) {
+        return Err(format!("{text:?} is for devices and the hub; no local client publishes there"));
+    }
     filter(text)
 }
 
@@ -84,6 +87,16 @@ fn filter(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_granted_for_publishing_that_nobody_gets() {
+        for text in ["v1/#", "v2/t", "devices/pump/telemetry", "$SYS/a", "/provision"] {
+            assert!(publish_filter(text).is_err(), "{text}");
+        }
+        for text in ["#", "hall/#", "$custom/#"] {
+            assert_eq!(publish_filter(text).as_deref(), Ok(text));
+        }
+    }
 
     #[test]
     fn no_filter_means_the_ordinary_rights_and_any_filter_only_what_it_covers() {

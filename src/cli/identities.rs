@@ -10,14 +10,16 @@ use forebay::{
     identity::{Grant, Identity, Rights, Role, Token},
     ids::DeviceName,
     store::{DataDir, KeptTokens, Registry, StoreError, StoreOptions},
+    whole_file,
 };
 use jiff::Timestamp;
 use log::LevelFilter;
 use serde_json::json;
 
 use super::{
-    Failure, GlobalArguments, logging,
+    Failure, GlobalArguments, demo_token, logging,
     output::{one_line, print_line, tell, to_the_second},
+    quickstart,
     settings::Surroundings,
     token_source::{token_from_input, warn_if_weak, with_fresh_token},
     uplink_source::{SETTINGS_FILE, stored},
@@ -28,6 +30,8 @@ use crate::config::uplink::ModeConfig;
 const AS_ITSELF: &str = ", which is forwarded as itself; its token is kept for that";
 /// How that is called in a table.
 const FORWARDED_AS_ITSELF: &str = "as itself";
+/// What is said of one that is not to be, whatever holds for the others.
+const BY_GATEWAY: &str = "never as itself";
 /// How the ordinary rights are called.
 const ORDINARY: &str = "everything but the hub's topics and $";
 
@@ -195,7 +199,7 @@ pub fn add(
         store(&token)?;
         warn_if_weak(&token);
         tell(&format!("added {name}{}", if is_kept { AS_ITSELF } else { "" }));
-        return print_token(kind, name, &token);
+        return Ok(());
     }
     let token = with_fresh_token(store)?;
     match is_kept {
@@ -268,6 +272,11 @@ fn remove(book: &mut Book, kind: Kind, name: &DeviceName) -> Result<(), Failure>
     }
     book.registry.remove(name)?;
     KeptTokens::change(&book.dir, |kept| kept.forget(name))?;
+    if name.as_str() == quickstart::DEVICE {
+        let file = demo_token::path(book.dir.path());
+        whole_file::remove(&file)
+            .map_err(|error| Failure::Failed(format!("cannot remove {}: {error}", file.display())))?;
+    }
     tell(&match kind {
         Kind::Device => format!("removed {name}; its readings stay"),
         Kind::Client => format!("removed {name}"),
@@ -354,11 +363,9 @@ fn as_json(identity: &Identity, kept: &KeptTokens) -> serde_json::Value {
         "created": identity.created.0,
         "last_seen": identity.last_seen.map(|seen| seen.0),
     });
-    if identity.role == Role::Gateway {
-        object["gateway"] = true.into();
-    }
-    if let Some(way) = forwarded(identity, kept) {
-        object["forwarded_as_itself"] = (way == FORWARDED_AS_ITSELF).into();
+    if Kind::of(identity) == Kind::Device {
+        object["gateway"] = (identity.role == Role::Gateway).into();
+        object["forwarded_as_itself"] = kept.of(identity).is_some().into();
     }
     if let Role::Client(rights) = &identity.role {
         for (key, grant) in [("publish", &rights.publish), ("subscribe", &rights.subscribe)] {
@@ -402,7 +409,7 @@ fn table(identities: &[Identity], kept: &KeptTokens, kind: Kind) -> String {
 fn forwarded(identity: &Identity, kept: &KeptTokens) -> Option<&'static str> {
     match kept.of(identity) {
         Some(_) => Some(FORWARDED_AS_ITSELF),
-        None => (identity.role.is_device() && kept.declines(&identity.name)).then_some("not as itself"),
+        None => (identity.role.is_device() && kept.declines(&identity.name)).then_some(BY_GATEWAY),
     }
 }
 
@@ -468,11 +475,11 @@ mod tests {
         let seen = Identity { last_seen: Some(Wall(5)), enabled: false, ..device("pump") };
         assert_eq!(
             as_json(&device("demo"), &KeptTokens::default()).to_string(),
-            r#"{"created":1795497055000,"enabled":true,"last_seen":null,"name":"demo"}"#
+            r#"{"created":1795497055000,"enabled":true,"forwarded_as_itself":false,"gateway":false,"last_seen":null,"name":"demo"}"#
         );
         assert_eq!(
             as_json(&seen, &KeptTokens::default()).to_string(),
-            r#"{"created":1795497055000,"enabled":false,"last_seen":5,"name":"pump"}"#
+            r#"{"created":1795497055000,"enabled":false,"forwarded_as_itself":false,"gateway":false,"last_seen":5,"name":"pump"}"#
         );
     }
 
@@ -501,7 +508,7 @@ mod tests {
         let site = Identity { role: Role::Gateway, ..device("site") };
         assert_eq!(
             as_json(&site, &KeptTokens::default()).to_string(),
-            r#"{"created":1795497055000,"enabled":true,"gateway":true,"last_seen":null,"name":"site"}"#
+            r#"{"created":1795497055000,"enabled":true,"forwarded_as_itself":false,"gateway":true,"last_seen":null,"name":"site"}"#
         );
         assert_eq!(
             table(&[device("demo"), site.clone()], &KeptTokens::default(), Kind::Device),

@@ -51,7 +51,7 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
 }
 
 /// Control characters, line and paragraph separators, marks and overrides of direction.
-fn steers(c: char) -> bool {
+pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -24,7 +24,16 @@ pub fn write(file: &Path, contents: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Why not, in words that name the file and the remedy.
 pub fn read_secret(file: &Path, credentials: Option<&Path>, bytes_max: u64) -> Result<Vec<u8>, String> {
-    let unreadable = |error: io::Error| format!("cannot read {}: {error}", file.display());
+    let unreadable = |error: io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; a service has a user of its own: put the file in its data directory, owned by that directory's owner, \
+                 or give it with LoadCredential= of systemd"
+            }
+            _ => "",
+        };
+        format!("cannot read {}: {error}{remedy}", file.display())
+    };
     let open = File::open(file).map_err(unreadable)?;
     let metadata = open.metadata().map_err(unreadable)?;
     if !metadata.is_file() {

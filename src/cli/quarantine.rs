@@ -3,7 +3,7 @@
 //! Listing and showing reads the journal; what is to be retried or dropped is asked of the running broker, the only one
 //! to write there.
 
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use clap::{Args, Subcommand};
 use forebay::{
@@ -88,7 +88,7 @@ fn list(reader: &BufferReader, json: bool) -> Result<(), Failure> {
         if json {
             return print_line(&document(found).to_string());
         }
-        let reason: String = found.reason.chars().take(REASON_CHARS).collect();
+        let reason = shortened(&found.reason);
         let time = to_the_second(found.time.ts()) + if is_trusted(found.time) { "" } else { "?" };
         print_line(&row(&found.id.to_string(), &time, found.device.as_str(), &one_line(&reason)))
     })?;
@@ -96,6 +96,14 @@ fn list(reader: &BufferReader, json: bool) -> Result<(), Failure> {
         tell("nothing is set aside");
     }
     Ok(())
+}
+
+/// With a sign where it is cut; `show` has all of it.
+fn shortened(reason: &str) -> String {
+    match reason.char_indices().nth(REASON_CHARS) {
+        None => reason.to_owned(),
+        Some(_) => reason.chars().take(REASON_CHARS - 3).chain("...".chars()).collect(),
+    }
 }
 
 fn row(id: &str, time: &str, device: &str, reason: &str) -> String {
@@ -127,21 +135,29 @@ fn resolve(reader: &BufferReader, data_dir: &Path, verb: &str, chosen: &Chosen) 
             Ok(())
         })?;
     }
-    let (mut done, mut refusals) = (0, Vec::new());
+    // Each reason once, with the first that has it and how many others do.
+    let (mut done, mut refusals) = (0, BTreeMap::<String, (SetAsideId, u32)>::new());
     for id in &ids {
         let request = json!({ "command": format!("quarantine {verb}"), "id": id.to_string() });
         match ask(data_dir, &request.to_string()) {
             Ok(_) => done += 1,
-            // With --all the others are not held up by one that cannot be done.
-            Err(Failure::Failed(words)) if chosen.all => refusals.push(words),
+            // The others are not held up by one that cannot be done.
+            Err(Failure::Failed(words)) => refusals.entry(words).or_insert((*id, 0)).1 += 1,
             Err(failure) => return Err(failure),
         }
     }
     let what = if verb == "retry" { "stored again" } else { "dropped" };
     tell(&format!("{done} {what}"));
-    match refusals.first() {
-        None => Ok(()),
-        Some(first) => Err(Failure::Failed(format!("{} could not be: {first}", refusals.len()))),
+    let told: Vec<_> = refusals.iter().map(|(words, (id, count))| refusal(*id, *count, words)).collect();
+    let Some((last, others)) = told.split_last() else { return Ok(()) };
+    others.iter().for_each(|words| tell(&format!("forebay: {words}")));
+    Err(Failure::Failed(last.clone()))
+}
+
+fn refusal(id: SetAsideId, count: u32, words: &str) -> String {
+    match count {
+        1 => format!("{id} could not be: {words}"),
+        _ => format!("{id} and {} more could not be: {words}", count - 1),
     }
 }
 
@@ -188,6 +204,14 @@ fn written_out(payload: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_that_is_cut_has_a_sign_of_it() {
+        let whole = "x".repeat(REASON_CHARS);
+        assert_eq!(shortened(&whole), whole);
+        let cut = shortened(&format!("{whole}y"));
+        assert!(cut.ends_with("x...") && cut.len() == REASON_CHARS, "{cut}");
+    }
 
     #[test]
     fn a_payload_never_steers_a_terminal() {

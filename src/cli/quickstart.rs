@@ -11,6 +11,7 @@ use std::{
 
 use clap::Args;
 use forebay::{
+    event_loop::{self, Claim},
     identity::Token,
     ids::DeviceName,
     net::certificates::{self, Made},
@@ -56,7 +57,9 @@ pub fn run(global: &GlobalArguments, arguments: &QuickstartArguments) -> Result<
     let config = global.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
     logging::start(config.log_level, LevelFilter::Info)?;
     let path = Surroundings::of_this_process().quickstart_data_dir(global, &config);
-    let data_dir = DataDir::open(&path)?;
+    let listening = listening(arguments, &config, &path).checked()?;
+    // Before anything is changed: the directory, or the ports, may be those of a broker at work.
+    let claim = Claim::take(&path, &listening.sockets()).map_err(serve::failure)?;
     tell(&format!("data directory  {}", path.display()));
     let hosts = certs::hosts(&[]);
     match certs::make(&path, &hosts)? {
@@ -64,12 +67,11 @@ pub fn run(global: &GlobalArguments, arguments: &QuickstartArguments) -> Result<
         Made::AlreadyThere => tell("certificates    found"),
     }
     let authority = place_authority(&path, Path::new(""))?;
-    let token = prepare_device(&data_dir)?;
-    let listening = listening(arguments, &config, &path).checked()?;
+    let token = prepare_device(claim.data_dir())?;
     print_commands(&listening, &authority, token.as_ref())?;
     let mut setup = listening.into_setup(path, config);
     setup.on_stored = Some(Box::new(show));
-    serve::run_loop(setup)
+    event_loop::run_with(setup, claim).map_err(serve::failure)
 }
 
 /// Each kind of address has its own default here: moving one port leaves the other where the guide expects it.
@@ -82,7 +84,8 @@ fn listening(arguments: &QuickstartArguments, config: &Config, data_dir: &Path) 
     Listening {
         plain: pick(&arguments.listen, &config.listen, PORT),
         tls: pick(&arguments.listen_tls, &config.listen_tls, PORT_TLS),
-        certificate: serve::certificate_in(data_dir),
+        // It is made if it is missing.
+        certificate: Some(serve::certificate_paths(data_dir)),
     }
 }
 

@@ -13,7 +13,7 @@ use forebay::store::StoredReading;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::output::{json_line, one_line, to_the_millisecond};
+use super::output::{json_line, one_line, steers, to_the_millisecond};
 
 /// How to print readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -107,7 +107,8 @@ impl<W: Write> ReadingWriter<W> {
         let (seq, ts) = (reading.seq.0, reading.ts);
         let device = csv_field(reading.device.as_str());
         for (key, value) in entries(&reading.values)? {
-            writeln!(self.out, "{seq},{device},{ts},{},{}", csv_field(&key), csv_field(&csv_value(value)))?;
+            let (key, value) = (no_escapes(&key), csv_value(value));
+            writeln!(self.out, "{seq},{device},{ts},{},{}", csv_field(&key), csv_field(&no_escapes(&value)))?;
         }
         Ok(())
     }
@@ -119,6 +120,22 @@ fn csv_value(value: &RawValue) -> Cow<'_, str> {
         Ok(text) => Cow::Owned(text),
         Err(_) => json_line(value.get()),
     }
+}
+
+/// Everything that steers a terminal escaped; lines' ends and tabs stay, CSV can hold them.
+fn no_escapes(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| matches!(c, '\n' | '\r' | '\t');
+    if text.chars().all(|c| plain(c) || !steers(c)) {
+        return Cow::Borrowed(text);
+    }
+    text.split_inclusive(plain)
+        .map(|part| {
+            let end = part.chars().next_back().filter(|c| plain(*c));
+            let body = part.strip_suffix(plain).unwrap_or(part);
+            one_line(body).into_owned() + &end.map(String::from).unwrap_or_default()
+        })
+        .collect::<String>()
+        .into()
 }
 
 /// Quotes what a reader of CSV (RFC 4180) would otherwise take apart.
@@ -224,6 +241,12 @@ mod tests {
              1,\"Keller, links\",1700000000000,line,\"one\ntwo\"\n\
              1,\"Keller, links\",1700000000000,\" pad \",x\n"
         );
+    }
+
+    #[test]
+    fn csv_steers_no_terminal_and_keeps_its_lines() {
+        let line = printed(Format::Csv, &[reading("demo", r#"{"a":"\u001b[2J\nb"}"#)]);
+        assert!(line.ends_with("a,\"\\u{1b}[2J\nb\"\n"), "{line:?}");
     }
 
     #[test]

@@ -69,36 +69,48 @@ pub fn run(global: &GlobalArguments, arguments: &ServeArguments) -> Result<(), F
 /// # Errors
 /// If it cannot start or go on.
 pub fn run_loop(setup: Setup) -> Result<(), Failure> {
-    event_loop::run(setup).map_err(|error| {
-        Failure::Failed(match error {
-            RunError::Listen(words) => {
-                format!("{words}; --listen and --listen-tls, or the configuration, say where to listen")
-            }
-            error => error.to_string(),
-        })
+    event_loop::run(setup).map_err(failure)
+}
+
+/// What kept the loop from starting or going on, in the words of the command line.
+pub fn failure(error: RunError) -> Failure {
+    Failure::Failed(match error {
+        RunError::Listen(words) => {
+            format!("{words}; --listen and --listen-tls, or the configuration, say where to listen")
+        }
+        error => error.to_string(),
     })
 }
 
 /// The certificate and key `forebay certs init` leaves in a data directory, if both are there.
 pub fn certificate_in(data_dir: &Path) -> Option<CertificatePaths> {
-    let paths =
-        CertificatePaths { certificate: data_dir.join(CERTIFICATE_FILE), key: data_dir.join(KEY_FILE) };
+    let paths = certificate_paths(data_dir);
     (paths.certificate.exists() && paths.key.exists()).then_some(paths)
+}
+
+/// Where they are, or would be.
+pub fn certificate_paths(data_dir: &Path) -> CertificatePaths {
+    CertificatePaths { certificate: data_dir.join(CERTIFICATE_FILE), key: data_dir.join(KEY_FILE) }
 }
 
 impl Listening {
     /// Lays flags over the file, and both over the defaults; `found` is the certificate in the data directory.
     ///
     /// # Errors
-    /// If there is nothing to listen on, or too much, or TLS is asked for and there is no certificate.
+    /// If there is nothing to listen on, or too much, if TLS is asked for and there is no certificate, or if one is named
+    /// and nothing would use it.
     pub fn settle(
         flags: &ServeArguments,
         config: &Config,
         found: Option<CertificatePaths>,
     ) -> Result<Self, Failure> {
-        let certificate = given_certificate(flags).or_else(|| config.certificate.clone()).or(found);
+        let named = given_certificate(flags).or_else(|| config.certificate.clone());
         let plain = given(&flags.listen, config.listen.as_ref());
         let tls = given(&flags.listen_tls, config.listen_tls.as_ref());
+        if let (Some(named), Some(_), None) = (&named, &plain, &tls) {
+            return Err(no_tls(named));
+        }
+        let certificate = named.or(found);
         let (plain, tls) = match (plain, tls) {
             (None, None) => {
                 let tls = certificate.iter().map(|_| ListenAddress::Everywhere(PORT_TLS)).collect();
@@ -132,10 +144,14 @@ impl Listening {
         }
     }
 
+    /// Every socket to listen on.
+    pub fn sockets(&self) -> Vec<Listen> {
+        sockets(&self.plain, ListenerKind::Mqtt).chain(sockets(&self.tls, ListenerKind::Mqtts)).collect()
+    }
+
     /// Everything the loop needs; nobody is shown what is stored.
     pub fn into_setup(self, data_dir: PathBuf, config: Config) -> Setup {
-        let plain = sockets(&self.plain, ListenerKind::Mqtt);
-        let listen = plain.chain(sockets(&self.tls, ListenerKind::Mqtts)).collect();
+        let listen = self.sockets();
         let files =
             |paths: CertificatePaths| CertificateFiles { certificate: paths.certificate, key: paths.key };
         let certificate = self.certificate.filter(|_| !self.tls.is_empty()).map(files);
@@ -158,6 +174,15 @@ fn given(flags: &[ListenAddress], file: Option<&Vec<ListenAddress>>) -> Option<V
 fn given_certificate(flags: &ServeArguments) -> Option<CertificatePaths> {
     let (certificate, key) = (flags.certificate.clone()?, flags.key.clone()?);
     Some(CertificatePaths { certificate, key })
+}
+
+fn no_tls(named: &CertificatePaths) -> Failure {
+    Failure::Usage(format!(
+        "the certificate {} is given, but nothing listens for TLS: addresses for plain MQTT alone are named; give \
+         --listen-tls {PORT_TLS} or `listen_tls = [\"{PORT_TLS}\"]` in the configuration as well (`listen_tls = []` there \
+         means none)",
+        named.certificate.display()
+    ))
 }
 
 fn no_certificate(address: ListenAddress) -> Failure {
@@ -257,6 +282,23 @@ mod tests {
         let message = message(Listening::settle(&flags(&[], &["8883"]), &Config::default(), None));
         assert!(message.starts_with("cannot speak TLS on 8883: there is no certificate; "), "{message}");
         assert!(message.contains("forebay certs init"), "{message}");
+    }
+
+    #[test]
+    fn a_certificate_that_nothing_would_show_is_refused_unless_tls_is_declined() {
+        let by_flag = ServeArguments {
+            certificate: Some("mine.pem".into()),
+            key: Some("mine.key".into()),
+            ..flags(&["1883"], &[])
+        };
+        let message = message(Listening::settle(&by_flag, &Config::default(), None));
+        assert!(message.contains("mine.pem") && message.contains("listen_tls"), "{message}");
+        let by_file = Config { certificate: Some(pair("file")), ..file(&["1883"], &[]) };
+        let nothing = ServeArguments::default();
+        assert!(Listening::settle(&nothing, &by_file, None).is_ok(), "an empty list says so");
+        let by_file = Config { listen_tls: None, ..by_file };
+        assert!(Listening::settle(&nothing, &by_file, None).is_err());
+        assert!(Listening::settle(&nothing, &Config { listen: None, ..by_file }, None).is_ok());
     }
 
     #[test]

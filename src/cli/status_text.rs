@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use forebay::report::{
-    DeviceUplinkReport, DeviceUplinksReport, LastError, LearningReport, Report, UplinkReport,
+    DeviceUplinkReport, DeviceUplinksReport, LastError, LearningReport, Report, UplinkReport, plural,
 };
 
 use super::output::one_line;
@@ -60,17 +60,17 @@ fn lines(report: &Report) -> Vec<(&'static str, String)> {
 
 fn readings(report: &Report) -> String {
     let store = &report.store;
-    let mut line = format!("{} stored", grouped(store.readings));
+    let mut line = format!("{} stored since the start", grouped(store.readings));
     if store.readings_failed > 0 {
         let _ = write!(line, ", {} not stored and not acknowledged", grouped(store.readings_failed));
     }
     if store.refused_for_room > 0 {
-        let _ = write!(line, ", {} messages refused for want of room", grouped(store.refused_for_room));
+        let _ = write!(line, ", {} refused for want of room", counted(store.refused_for_room, "message"));
     }
     match store.quarantined {
         Some(0) | None => {}
         Some(count) => {
-            let _ = write!(line, ", {} payloads in quarantine", grouped(count));
+            let _ = write!(line, ", {} in quarantine", counted(count, "payload"));
         }
     }
     if store.quarantine_dropped > 0 {
@@ -229,10 +229,10 @@ fn downlink(uplink: &UplinkReport) -> Option<String> {
 fn learnt(learning: &LearningReport) -> String {
     let LearningReport { learned, rejected, undecided } = learning;
     format!(
-        "{} devices learnt from the hub, {} tokens it does not know, {} trials without a verdict",
-        grouped(*learned),
-        grouped(*rejected),
-        grouped(*undecided)
+        "{} learnt from the hub, {} it does not know, {} without a verdict",
+        counted(*learned, "device"),
+        counted(*rejected, "token"),
+        counted(*undecided, "trial")
     )
 }
 
@@ -288,16 +288,16 @@ fn one_of_many(uplink: &DeviceUplinkReport) -> String {
 fn clients(report: &Report) -> String {
     let clients = &report.clients;
     let mut line = format!(
-        "{} connected (at most {}), {} registered",
+        "{} connected (most at once {}), {} registered",
         grouped(clients.connected),
         grouped(clients.connected_max),
         grouped(clients.registered)
     );
     if clients.offline > 0 {
-        let _ = write!(line, ", {} sessions wait for their client", grouped(clients.offline));
+        let _ = write!(line, ", {} without a connection", counted(clients.offline, "session"));
     }
     if clients.refused > 0 {
-        let _ = write!(line, ", {} CONNECTs refused", grouped(clients.refused));
+        let _ = write!(line, ", {} refused", counted(clients.refused, "CONNECT"));
     }
     line
 }
@@ -353,6 +353,11 @@ fn milliseconds(us: u64) -> String {
     if us < 100_000 { format!("{}.{} ms", us / 1000, us % 1000 / 100) } else { format!("{} ms", us / 1000) }
 }
 
+/// `3 readings`.
+fn counted(count: u64, what: &str) -> String {
+    format!("{} {}", grouped(count), plural(count, what))
+}
+
 /// 1234567 as `1,234,567`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -401,11 +406,11 @@ mod tests {
         let expected = "\
 forebay 0.1.0 has been running for 3 h 12 min, and all is well
 
-Readings    1,234,567 stored, 3 payloads in quarantine
+Readings    1,234,567 stored since the start, 3 payloads in quarantine
 Commits     4,321; of the last hour p50 12.3 ms, p99 250 ms, longest 0.9 ms
 Disk        2.3 MB written (1.9 kB a reading), buffer.db 12.0 MB
 Uplink      none is configured: readings stay on the gateway
-Clients     0 connected (at most 0), 0 registered
+Clients     0 connected (most at once 0), 0 registered
 Messages    0 received, 0 sent, 0 retained
 Clock       not synchronised since the machine started 0 s ago; times are put right once it is
 ";

@@ -86,7 +86,19 @@ pub fn run(global: &GlobalArguments, arguments: &TelemetryArguments) -> Result<(
     if writer.has_marked_times() {
         tell("a time with `?` is that of a clock not known to be set; it is put right once the clock is");
     }
+    if last == Seq(0) && !arguments.follow {
+        tell(&nothing(arguments));
+    }
     if arguments.follow { follow(&reader, &filter, last, &mut writer) } else { Ok(()) }
+}
+
+fn nothing(arguments: &TelemetryArguments) -> String {
+    let whose = arguments.device.as_ref().map_or_else(String::new, |device| format!(" of {device}"));
+    let since = if arguments.since.is_some() { " since then" } else { "" };
+    format!(
+        "no readings{whose} are stored{since}: nothing came, or what came has gone to the hub already and was not kept \
+         (`keep_uploaded`), or was dropped; `forebay status` counts them"
+    )
 }
 
 /// A device that was removed still has its readings.

@@ -92,6 +92,11 @@ pub fn token_from_bytes(bytes: Vec<u8>, place: &str) -> Result<Token, Failure> {
     let text = String::from_utf8(bytes)
         .map_err(|_| Failure::Failed(format!("cannot use the token {place}: it is not UTF-8")))?;
     let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    if line.trim() != line {
+        return Err(Failure::Failed(format!(
+            "cannot use the token {place}: there is white space before or after it; take it away"
+        )));
+    }
     Token::parse(line).map_err(|error| Failure::Failed(format!("cannot use the token {place}: {error}")))
 }
 
@@ -121,8 +126,7 @@ mod tests {
         assert_eq!(token(b"abc\n").as_deref(), Ok("abc"));
         assert_eq!(token(b"abc\r\n").as_deref(), Ok("abc"));
         assert_eq!(token(b"abc").as_deref(), Ok("abc"));
-        assert_eq!(token(b" abc ").as_deref(), Ok(" abc "));
-        for unusable in [&b"abc\n\n"[..], b"\n", b"", b"a\nb\n", &[0xff], &[b'x'; 516]] {
+        for unusable in [&b"abc\n\n"[..], b" abc", b"abc \n", b"\n", b"", b"a\nb\n", &[0xff], &[b'x'; 516]] {
             assert!(matches!(token(unusable), Err(Failure::Failed(_))), "{unusable:?}");
         }
     }

@@ -149,7 +149,7 @@ fn refuse_configured(configured: Option<&Configured>) -> Result<(), Failure> {
 
 fn set(dir: &Path, arguments: &SetArguments) -> Result<(), Failure> {
     let contents = Contents::gather(arguments)?;
-    let config = contents.config(dir, arguments)?;
+    let config = contents.config(arguments);
     // Taken away first: the new token must not be shown to the old hub, nor the old one to the new.
     let failed = |file: &Path, error: io::Error| {
         Failure::Failed(format!("cannot write {}: {error}; there is no uplink now", file.display()))
@@ -227,28 +227,24 @@ impl Contents {
         ]
     }
 
-    /// The settings that go with them.
-    fn config(&self, dir: &Path, arguments: &SetArguments) -> Result<UplinkConfig, Failure> {
-        // The broker may be started elsewhere.
-        let dir = std::path::absolute(dir)
-            .map_err(|error| Failure::Failed(format!("cannot find {}: {error}", dir.display())))?;
-        let at = |name: &str| dir.join(name);
+    /// The settings that go with them; files are named from where the settings are, so that the directory can be moved.
+    fn config(&self, arguments: &SetArguments) -> UplinkConfig {
         let mode = match &arguments.topic {
             Some(topic) => ModeConfig::Plain { topic: topic.clone(), user_name: arguments.username.clone() },
             None if arguments.devices => ModeConfig::Device,
             None => ModeConfig::Gateway,
         };
-        Ok(UplinkConfig {
+        UplinkConfig {
             learn: arguments.learn,
-            token_file: self.token.as_ref().map(|_| at(TOKEN_FILE)),
-            password_file: self.password.as_ref().map(|_| at(PASSWORD_FILE)),
-            ca_file: self.ca.as_ref().map(|_| at(CA_FILE)),
-            client: self.client.as_ref().map(|_| (at(CERTIFICATE_FILE), at(KEY_FILE))),
+            token_file: self.token.as_ref().map(|_| TOKEN_FILE.into()),
+            password_file: self.password.as_ref().map(|_| PASSWORD_FILE.into()),
+            ca_file: self.ca.as_ref().map(|_| CA_FILE.into()),
+            client: self.client.as_ref().map(|_| (CERTIFICATE_FILE.into(), KEY_FILE.into())),
             pin: arguments.pin,
             client_id: arguments.client_id.clone(),
             order: if arguments.oldest_first { Order::OldestFirst } else { Order::default() },
             ..UplinkConfig::new(arguments.url.clone(), mode)
-        })
+        }
     }
 }
 
@@ -385,6 +381,17 @@ mod tests {
         let file = dir.join(name);
         private_files::write(&file, contents.as_bytes()).expect("written");
         file
+    }
+
+    #[test]
+    fn a_data_directory_that_was_moved_has_its_own_token() {
+        let (old, elsewhere) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
+        let token = write(elsewhere.path(), "token", "SecretOfTheHub\n");
+        set(old.path(), &arguments(&format!("mqtt://hub --token-file {}", token.display()))).expect("set");
+        let moved = elsewhere.path().join("moved");
+        std::fs::rename(old.path(), &moved).expect("moved");
+        assert_eq!(stored(&moved).token_file, Some(moved.join(TOKEN_FILE)));
+        std::fs::create_dir(old.path()).expect("for the guard to remove");
     }
 
     #[test]

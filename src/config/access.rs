@@ -30,6 +30,11 @@ pub fn plain_filter(text: &str) -> Result<(), String> {
 pub fn device_filter(template: &str) -> Result<(), String> {
     let filter = template.replace(DEVICE_PLACEHOLDER, SOME_DEVICE);
     plain_filter(&filter)?;
+    if filter.contains(['{', '}']) {
+        return Err(format!(
+            "{template:?} has braces around something else than `device`; only {DEVICE_PLACEHOLDER} stands for a name"
+        ));
+    }
     if topics::is_hub_filter(&filter) {
         return Err(format!("{template:?} is the hub's; nothing in v1/, v2/ and /provision can be granted"));
     }
@@ -47,6 +52,14 @@ pub fn device_filter(template: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_misspelt_placeholder_is_named() {
+        for text in ["state/{dev}/x", "state/{device/x", "state/device}"] {
+            assert!(device_filter(text).expect_err(text).contains("{device}"));
+        }
+        assert_eq!(device_filter("state/{device}/x"), Ok(()));
+    }
 
     #[test]
     fn a_plain_filter_is_accepted_and_anything_else_named() {

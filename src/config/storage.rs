@@ -10,18 +10,20 @@ use super::{Fault, Located, Value, in_file_order, wrong_kind};
 /// The least the data directory may be given, in bytes: its journal's log and the space put by fit in.
 const MAX_BYTES_MIN: u64 = 16 << 20;
 const KEYS: &str = "max_bytes, keep_free, max_age, keep_uploaded and policy";
-const SIZE: &str = "a size of at least 16 MiB like \"500 MiB\", or a number of bytes";
+const SIZE: &str = "a size of at least 16 MiB like \"500 MiB\", with kB, MB, GB, TB, KiB, MiB, GiB or TiB, or a number of bytes";
 const FREE: &str = "a size like \"64 MiB\", a share like \"5%\", or a number of bytes";
-const AGE: &str = "a time like \"30d\", with s, m, h or d, or \"never\"";
+const AGE: &str = "a time like \"30d\", with s, m, h, d or w, or \"never\"";
 const BOOLEAN: &str = "true or false";
 const POLICIES: &str = "\"drop-oldest\" or \"refuse-new\"";
-const UNITS: [(&str, u64); 7] = [
+const UNITS: [(&str, u64); 9] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
     ("kB", 1000),
     ("MB", 1_000_000),
     ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
     ("B", 1),
 ];
 
@@ -79,7 +81,7 @@ fn share(text: &str) -> Option<FreeSpace> {
 }
 
 fn age(text: &str) -> Option<Duration> {
-    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400), ('w', 7 * 86_400)];
     let (unit, seconds) = units.iter().find(|(unit, _)| text.ends_with(*unit))?;
     let count: u64 = text.strip_suffix(*unit)?.trim_end().parse().ok()?;
     count.checked_mul(*seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs)
@@ -110,6 +112,8 @@ mod tests {
             policy: Policy::RefuseNew,
         };
         assert_eq!(wishes, Ok(expected));
+        let two_weeks = Some(Duration::from_secs(14 * 86_400));
+        assert_eq!(parse("max_age = '2w'").expect("weeks").max_age, two_weeks);
         for nothing in ["", "max_age = 'never'"] {
             assert_eq!(parse(nothing), Ok(StorageWishes::default()));
         }
@@ -123,6 +127,7 @@ mod tests {
             ("'20MB'", 20_000_000),
             ("'16777216 B'", 16 << 20),
             ("'16384KiB'", 16 << 20),
+            ("'1 TiB'", 1 << 40),
         ] {
             assert_eq!(parse(&format!("max_bytes = {text}")).expect(text).max_bytes, Some(bytes));
         }

@@ -41,6 +41,8 @@ pub(super) struct House {
     untold: Losses,
     untold_payloads: u64,
     told: Option<Mono>,
+    /// When readings were last dropped that the hub does not have.
+    lost_at: Option<Mono>,
     /// The trouble that was logged last, so that it is told once.
     trouble: String,
 }
@@ -60,6 +62,7 @@ impl House {
             untold: Losses::default(),
             untold_payloads: 0,
             told: None,
+            lost_at: None,
             trouble: String::new(),
         })
     }
@@ -70,6 +73,11 @@ impl House {
 
     pub(super) fn at(&self) -> Option<Mono> {
         self.at
+    }
+
+    /// When readings were last dropped that the hub does not have, since the start.
+    pub(super) fn lost_at(&self) -> Option<Mono> {
+        self.lost_at
     }
 
     pub(super) fn is_due(&self, now: Mono) -> bool {
@@ -125,6 +133,9 @@ impl House {
     }
 
     fn tell_lost(&mut self, done: &Housekeeping, now: Mono) {
+        if done.lost.total() > 0 {
+            self.lost_at = Some(now);
+        }
         self.untold += done.lost;
         self.untold_payloads += done.payloads;
         let is_quiet = self.told.is_none_or(|told| now.since(told) >= WAIT_TO_TELL);

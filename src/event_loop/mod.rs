@@ -19,7 +19,7 @@ mod uplink_exchange;
 mod uplink_link;
 mod uplink_running;
 
-pub use startup::{CertificateFiles, Listen, RunError, Setup};
+pub use startup::{CertificateFiles, Claim, Listen, RunError, Setup};
 pub use uplink::{DeviceSettings, UplinkSetup, UplinkSource};
 pub use uplink_link::HubPlace;
 
@@ -83,7 +83,16 @@ const RUNNING_NOTE: Duration = Duration::from_secs(600);
 /// # Errors
 /// What kept it from starting, or the failure of the poll itself.
 pub fn run(setup: Setup) -> Result<(), RunError> {
-    let mut event_loop = EventLoop::start(setup)?;
+    let claim = Claim::take(&setup.data_dir, &setup.listen)?;
+    run_with(setup, claim)
+}
+
+/// The same with what was claimed before for this `setup`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(setup: Setup, claim: Claim) -> Result<(), RunError> {
+    let mut event_loop = EventLoop::start(setup, claim)?;
     service_manager::ready();
     while !event_loop.stopping {
         event_loop.turn()?;

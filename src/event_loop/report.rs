@@ -30,15 +30,22 @@ pub(super) struct Observed {
     started: Mono,
     commit_times: CommitTimes,
     store_error: Option<(String, Mono)>,
+    /// Why the certificate on disk is not in force.
+    certificate_error: Option<String>,
 }
 
 impl Observed {
     pub(super) fn new(now: Mono) -> Self {
-        Self { started: now, commit_times: CommitTimes::new(now), store_error: None }
+        Self { started: now, commit_times: CommitTimes::new(now), store_error: None, certificate_error: None }
     }
 
     pub(super) fn note_commit(&mut self, took: Duration, now: Mono) {
         self.commit_times.note(took, now);
+    }
+
+    /// A certificate was taken over, or could not be.
+    pub(super) fn note_certificate(&mut self, error: Option<String>) {
+        self.certificate_error = error;
     }
 
     pub(super) fn note_store_error(&mut self, error: &StoreError, now: Mono) {
@@ -60,6 +67,7 @@ impl EventLoop {
                 synchronised: self.clock.state().synchronised,
                 boot_s: now.mono.since(Mono(0)).as_secs(),
             },
+            certificate_error: self.observed.certificate_error.clone(),
             store: self.store_report(&counters, now),
             dropped: dropped(&self.buffer.lost()),
             uplink: self.uplink_report(&counters, now),
@@ -100,6 +108,7 @@ impl EventLoop {
             bytes_written_per_reading: bytes_written
                 .and_then(|bytes| bytes.checked_div(counters.readings_stored)),
             buffer_bytes: file_bytes(&self.buffer_path),
+            dropped_ago_s: self.house.lost_at().map(|at| now.mono.since(at).as_secs()),
             wal_bytes: file_bytes(&self.buffer_path.with_extension("db-wal")),
         }
     }

@@ -205,9 +205,13 @@ impl EventLoop {
         match tls::load_server_config(&files.certificate, &files.key) {
             Ok(config) => {
                 self.tls = Some(config);
+                self.observed.note_certificate(None);
                 log::info!("took over the certificate {}", files.certificate.display());
             }
-            Err(error) => log::error!("{error}; the certificate loaded before stays in force"),
+            Err(error) => {
+                log::error!("{error}; the certificate loaded before stays in force");
+                self.observed.note_certificate(Some(error.to_string()));
+            }
         }
     }
 }

@@ -1,6 +1,10 @@
 //! From a [`Setup`] to a loop that listens: everything that can fail before the first connection.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use mio::{Events, Poll, Token};
 use slab::Slab;
@@ -21,7 +25,7 @@ use crate::{
         tls::{self, TlsSetupError},
         watch::FileWatch,
     },
-    store::{BootId, Buffer, DataDir, Registry, StorageWishes, StoreError, StoreOptions},
+    store::{BootId, Buffer, DataDir, DataDirLock, Registry, StorageWishes, StoreError, StoreOptions},
 };
 
 use super::{
@@ -111,11 +115,46 @@ impl From<TlsSetupError> for RunError {
     }
 }
 
+/// The addresses and the data directory, taken: nobody else has them until it is dropped.
+pub struct Claim {
+    listeners: Vec<Listener>,
+    dir: DataDir,
+    lock: DataDirLock,
+}
+
+impl Claim {
+    /// Takes them; nothing is announced, and a directory that is missing is made only once the addresses are ours.
+    ///
+    /// # Errors
+    /// If somebody has one of them, or the directory cannot be used.
+    pub fn take(data_dir: &Path, listen: &[Listen]) -> Result<Self, RunError> {
+        let claimed = match DataDir::open_existing(data_dir) {
+            Err(StoreError::NotReady { .. }) => None,
+            opened => Some(locked(opened?)?),
+        };
+        let listeners = bind_all(listen)?;
+        let (dir, lock) = match claimed {
+            Some(claimed) => claimed,
+            None => locked(DataDir::open(data_dir)?)?,
+        };
+        Ok(Self { listeners, dir, lock })
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &DataDir {
+        &self.dir
+    }
+}
+
+fn locked(dir: DataDir) -> Result<(DataDir, DataDirLock), RunError> {
+    let lock = dir.lock()?;
+    Ok((dir, lock))
+}
+
 impl EventLoop {
     /// Opens everything and listens; each bound address is announced on standard error.
-    pub(super) fn start(setup: Setup) -> Result<Self, RunError> {
-        let data_dir = DataDir::open(&setup.data_dir)?;
-        let lock = data_dir.lock()?;
+    pub(super) fn start(setup: Setup, claim: Claim) -> Result<Self, RunError> {
+        let Claim { listeners, dir: data_dir, lock } = claim;
         let clock = SystemClock::new();
         let now = clock.now();
         let house = House::new(&data_dir, &setup.storage, now.mono)?;
@@ -145,7 +184,7 @@ impl EventLoop {
             Signals::install(poll.registry(), SIGNALS).map_err(|e| RunError::System("catch signals", e))?;
         // Before the listeners: who sees them announced may ask.
         let control = listen_for_control(&poll, &data_dir);
-        let listeners = bind_all(&setup.listen, &poll)?;
+        let listeners = register_all(listeners, &poll)?;
         let uploading = Uploading::new(setup.uplink, data_dir.clone(), uplink_connections, &poll, now.mono)
             .map_err(|error| RunError::System("make a waker", error))?;
         Ok(Self {
@@ -184,10 +223,10 @@ impl EventLoop {
     }
 }
 
-fn bind_all(listen: &[Listen], poll: &Poll) -> Result<Vec<Listener>, RunError> {
+fn bind_all(listen: &[Listen]) -> Result<Vec<Listener>, RunError> {
     let mut listeners = Vec::new();
     for wish in listen {
-        let mut listener = match Listener::bind(wish.address, wish.kind) {
+        let listener = match Listener::bind(wish.address, wish.kind) {
             Ok(listener) => listener,
             Err(error) if wish.optional && lacks_family(&error) => {
                 log::debug!("not listening on {}: {error}", wish.address);
@@ -195,11 +234,17 @@ fn bind_all(listen: &[Listen], poll: &Poll) -> Result<Vec<Listener>, RunError> {
             }
             Err(error) => return Err(RunError::Listen(bind_error_words(wish.address, &error))),
         };
-        let token = Token(FIRST_LISTENER + listeners.len());
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn register_all(mut listeners: Vec<Listener>, poll: &Poll) -> Result<Vec<Listener>, RunError> {
+    for (at, listener) in listeners.iter_mut().enumerate() {
+        let token = Token(FIRST_LISTENER + at);
         assert!(token.0 < FIRST_CONNECTION, "more listeners than tokens");
         listener.register(poll.registry(), token).map_err(|e| RunError::System("register a listener", e))?;
-        announce(&listener);
-        listeners.push(listener);
+        announce(listener);
     }
     Ok(listeners)
 }

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::ClockState,
-        event_loop::{Listen, Setup, UplinkSource},
+        event_loop::{Claim, Listen, Setup, UplinkSource},
         identity::DeviceGrants,
         limits::Limits,
         net::{listener::ListenerKind, system_clock::SystemClock},
@@ -252,7 +252,8 @@ mod tests {
             on_stored: None,
             uplink: UplinkSource::none(),
         };
-        let mut event_loop = EventLoop::start(setup).expect("started");
+        let claim = Claim::take(&setup.data_dir, &setup.listen).expect("claimed");
+        let mut event_loop = EventLoop::start(setup, claim).expect("started");
         event_loop.clock = SystemClock::with_marker(dir.path().to_owned());
         (dir, event_loop)
     }

@@ -18,6 +18,7 @@ pub mod resolver;
 pub mod scratch;
 pub mod service_manager;
 pub mod signals;
+pub mod subject_names;
 pub mod system_clock;
 pub mod tls;
 pub mod tls_client;

@@ -156,6 +156,12 @@ fn read(path: &Path) -> Result<(Vec<u8>, u32), TlsSetupError> {
 impl fmt::Display for TlsSetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unreadable(path, error) if error.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot read {}: {error}; a service has a user of its own: put the file in its data directory, owned by \
+                 that directory's owner, or give it with LoadCredential= of systemd",
+                path.display()
+            ),
             Self::Unreadable(path, error) => write!(
                 f,
                 "cannot read {}: {error}; check the path and that this user may read it, or make certificates with \

@@ -205,11 +205,11 @@ impl fmt::Display for CloseReason {
             Self::Malformed(error) => write!(f, "{error} [{}]", error.clause()),
             Self::FirstPacketNotConnect(kind) => write!(f, "the first packet was {kind:?}, not Connect"),
             Self::TlsOnPlainListener => {
-                f.write_str("a TLS handshake on the listener without TLS; point the client at the TLS port (8883)")
+                f.write_str("a TLS handshake on the listener without TLS; point the client at the TLS port (8883 unless configured)")
             }
             Self::HttpOnMqttListener => f.write_str("an HTTP request; this port speaks MQTT"),
             Self::PlainOnTlsListener => {
-                f.write_str("plain bytes on the TLS listener; point the client at the plain port (1883) or let it use TLS")
+                f.write_str("plain bytes on the TLS listener; point the client at the plain port (1883 unless configured) or let it use TLS")
             }
             Self::UnexpectedPacket(kind) => write!(f, "a client may not send {kind:?} here"),
             Self::ReasonOfServer(reason) => write!(f, "its DISCONNECT says \"{reason}\", which only a server may"),

@@ -89,7 +89,7 @@ impl AccessRights {
 }
 
 /// Whether a topic or filter lies where only the broker and the hub have a say.
-fn is_reserved(text: &str) -> bool {
+pub fn is_reserved(text: &str) -> bool {
     is_the_brokers(text) || text.starts_with(DEVICES_NAME_SPACE) || topics::is_hub_filter(text)
 }
 

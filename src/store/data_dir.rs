@@ -11,7 +11,7 @@ use super::{
     error::{Attempt, StoreError},
     private_file,
 };
-use crate::whole_file;
+use crate::whole_file::{self, give_to_owner_of_directory};
 
 const MODE: u32 = 0o700;
 const OTHERS: u32 = 0o077;
@@ -34,8 +34,9 @@ impl DataDir {
     /// # Errors
     /// If it cannot be made, or something else stands there.
     pub fn open(path: &Path) -> Result<DataDir, StoreError> {
-        if let Err(StoreError::NotReady { .. }) = Self::open_existing(path) {
-            create(path)?;
+        match Self::open_existing(path) {
+            Err(StoreError::NotReady { .. }) => create(path)?,
+            opened => return opened,
         }
         Self::open_existing(path)
     }
@@ -105,6 +106,7 @@ impl DataDir {
         let options = options.read(true).write(true).create(true).truncate(false).mode(private_file::MODE);
         options.custom_flags(whole_file::NO_LINK);
         let mut file = options.open(&path).map_err(|e| attempt.io(e))?;
+        give_to_owner_of_directory(&file, &path).map_err(|e| attempt.io(e))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::whole_file::{self, Owner};
+use crate::whole_file::{self, Owner, give_to_owner_of_directory};
 
 use super::error::{Attempt, StoreError};
 
@@ -98,6 +98,8 @@ fn create(path: &Path) -> Result<(), StoreError> {
     };
     // A umask can only have taken rights away; the owner needs both.
     file.set_permissions(Permissions::from_mode(MODE)).map_err(|e| attempt.io(e))?;
+    // SQLite gives its companions the database's owner.
+    give_to_owner_of_directory(&file, path).map_err(|e| attempt.io(e))?;
     sync_directory_of(path)
 }
 
@@ -118,6 +120,24 @@ mod tests {
         prepare(&path).expect("made");
         assert_eq!(mode(&path), 0o600);
         prepare(&path).expect("a second time");
+    }
+
+    #[test]
+    fn what_root_makes_belongs_to_the_directorys_owner() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::chown(dir.path(), Some(4711), Some(4712)).expect("given away");
+        let path = dir.path().join("registry.db");
+        prepare(&path).expect("made");
+        let lock = crate::store::DataDir::open_existing(dir.path()).and_then(|dir| dir.lock());
+        assert!(lock.is_ok(), "{lock:?}");
+        for file in [path, dir.path().join("forebay.lock")] {
+            let metadata = fs::metadata(&file).expect("a file");
+            let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
+            assert_eq!(owner, 4711, "{}", file.display());
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::support::{
     broker::{Broker, Setup},
     client::{Client, Event, tls_config},
-    home::{Device, Home},
+    home::{Device, Home, stdout},
     packets::Connect,
     process,
     wait::{SOON, until_true},
@@ -71,6 +71,10 @@ fn a_76_what_cannot_be_read_at_sighup_leaves_the_old_in_force() {
         hang_up(&broker);
         until_true("the reason is told", SOON, || broker.log_lines_with("server.pem") == round);
         assert!(let_in(&broker, &device, &old_root), "round {round}");
+        // `--data-dir` alone: the configuration is broken as well by now.
+        let status = broker.run(&["status"]);
+        assert_eq!(status.status.code(), Some(3), "round {round}");
+        assert!(stdout(&status).contains("the new certificate is not in force"), "{}", stdout(&status));
         broker.online(V311, &device, "plain").telemetry(r#"{"still":"here"}"#);
     }
 }

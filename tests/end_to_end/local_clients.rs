@@ -62,7 +62,7 @@ fn a_client_has_the_token_and_the_rights_it_was_given() {
         .expect("forebay starts");
     child.stdin.take().expect("piped").write_all(b"chosenByTheOperator7\n").expect("it reads");
     let output = child.wait_with_output().expect("it ends");
-    assert_eq!(output.stdout, b"chosenByTheOperator7\n");
+    assert_eq!(output.stdout, b"", "whoever gave the token has it");
 
     let shown: serde_json::Value =
         serde_json::from_str(&home.must(&["client", "show", "red", "--json"])).expect("JSON");

@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::support::{
+    broker::Broker,
     home::{Home, Row, clean_command, program, stderr, stdout},
     namespace::{self, Kind, enter, enter_new},
     process,
@@ -110,6 +111,24 @@ fn collect(stream: impl std::io::Read + Send + 'static, said: &Arc<Mutex<String>
             said.lock().expect("nobody panics here").push_str(&format!("{line}\n"));
         }
     });
+}
+
+#[test]
+fn a_quickstart_in_the_way_of_a_broker_changes_nothing_and_prints_no_command() {
+    let broker = Broker::start();
+    let port = broker.plain().to_string();
+    let its_directory = broker.run(&["quickstart", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"]);
+    assert!(!its_directory.status.success());
+    assert_eq!(stdout(&its_directory), "");
+    assert!(stderr(&its_directory).contains("another forebay is running"), "{}", stderr(&its_directory));
+    assert!(!broker.must(&["device", "list", "--json"]).contains("demo"));
+    assert!(!broker.data_dir().join("server.pem").exists());
+
+    let elsewhere = Home::new();
+    let its_port = elsewhere.run(&["quickstart", "--listen", &port, "--listen-tls", "127.0.0.1:0"]);
+    assert!(!its_port.status.success());
+    assert_eq!(stdout(&its_port), "");
+    assert!(!elsewhere.data_dir().exists(), "{}", stderr(&its_port));
 }
 
 /// Every shell of the three that is there; bash must be.

@@ -83,7 +83,7 @@ fn a_running_broker_says_how_it_is_doing() {
 
     let shown = broker.must(&["status"]);
     assert!(shown.lines().next().is_some_and(|line| line.ends_with("and all is well")), "{shown}");
-    assert!(shown.contains("5 stored, 1 payloads in quarantine"), "{shown}");
+    assert!(shown.contains("5 stored since the start, 1 payload in quarantine"), "{shown}");
 }
 
 #[test]

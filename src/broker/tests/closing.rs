@@ -177,7 +177,7 @@ fn devices_seen_are_gathered_for_the_registry() {
     let mut world = World::new();
     world.pump();
     assert!(world.broker.poll_seen().is_none());
-    world.wait(SEEN_WAIT);
+    world.wait(FIRST_SEEN_WAIT);
     assert_eq!(world.broker.poll_seen(), Some(vec![(IdentityId(1), Wall(1_700_000_000_000))]));
     assert!(world.broker.poll_seen().is_none());
 }
