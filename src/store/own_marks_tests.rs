@@ -129,7 +129,7 @@ fn readings_leave_as_far_as_each_is_settled_while_everybodys_mark_catches_up() {
     settle(&mut buffer, Some("pump"), 500);
     settle(&mut buffer, None, 1_000);
     buffer.end_own_marks(&[name("pump")]).expect("ended");
-    let tight = Budget { max_bytes: 1, ..ROOMY };
+    let tight = Budget { max_bytes: 1, policy: Policy::RefuseNew, ..ROOMY };
     assert_eq!(tidy(&mut buffer, &tight, NOW), (750, 0), "all to 500, and hall's behind");
     assert_eq!(left(&mut buffer), (501..=1_000).step_by(2).collect::<Vec<_>>());
 }
