@@ -24,3 +24,4 @@ pub mod report;
 pub mod session;
 pub mod store;
 pub mod uplink;
+pub mod whole_file;

@@ -228,6 +228,8 @@ pub const LATE_ANSWER_SPAN: Duration = Duration::from_secs(600);
 pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same, if there are so many addresses that they would not all get their turn.
 pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+/// A hub that takes smaller messages than this is not set up for readings; none is rejected for it.
+pub const UPLINK_PAYLOAD_BYTES_MIN: usize = 256;
 /// How long a TLS handshake with the hub may take. Each that takes longer doubles it: a chain of certificates is half a
 /// minute on a link of a kilobit per second.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -412,6 +414,9 @@ pub const UPLINK_SETTLE_PAUSE: Duration = Duration::from_secs(1);
 pub const UPLINK_REJECTED_UNSAVED: usize = 64;
 /// How long after boot readings whose time is not known yet wait for the clock.
 pub const UPLINK_CLOCK_WAIT: Duration = Duration::from_secs(600);
+/// For how long the hub must have been there as well, all connections together, if the wait after boot is not shorter:
+/// time servers are tried again after some 30 seconds to 2 minutes.
+pub const UPLINK_CLOCK_WAIT_WITH_HUB: Duration = Duration::from_secs(300);
 /// Characters of one line of words for people.
 pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
 /// Lines for the log that wait; beyond it the oldest is dropped.
@@ -429,6 +434,7 @@ const _: () =
 const _: () = assert!(LATE_ANSWER_SPAN.as_secs() > UPLINK_BACKOFF_MAX.as_secs());
 const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
 const _: () = assert!(TRIAL_CONNECTS_PER_ADDRESS_MAX < TRIAL_CONNECTS_MAX);
+const _: () = assert!(UPLINK_CLOCK_WAIT_WITH_HUB.as_secs() < UPLINK_CLOCK_WAIT.as_secs());
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
 const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);

@@ -44,6 +44,7 @@ impl Broker {
         let Some(session) = self.sessions.get(slot) else { return };
         let verdict = handle_publish::judge(publish, topic, client, session, &self.limits);
         let (identity, name) = (session.identity, session.name.clone());
+        let publisher = session.key();
         self.pace(conn, slot, now);
         match verdict {
             Verdict::Close(reason) => self.close(conn, reason, now),
@@ -53,7 +54,7 @@ impl Broker {
             Verdict::RpcAnswer(id) => self.on_rpc_answer(conn, publish, name, id, now),
             Verdict::Repeat => self.answer(conn, publish, ReasonCode::Success, None, now),
             Verdict::Route => {
-                self.on_message(conn, publish, Message::published(publish, topic, slot, now.mono), now)
+                self.on_message(conn, publish, Message::published(publish, topic, publisher, now.mono), now)
             }
             Verdict::Store(_) | Verdict::StoreBehind(_) | Verdict::SetAside(_)
                 if self.store == StoreState::Failed =>

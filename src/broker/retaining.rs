@@ -76,7 +76,7 @@ impl Broker {
             let mut found = Vec::new();
             self.retained.for_each_match(filter, |message| found.push(Arc::clone(message)));
             for message in found {
-                if terms.no_local && message.publisher == Some(slot) {
+                if terms.no_local && self.sessions.has_published(slot, &message) {
                     continue;
                 }
                 let qos = message.qos.min(terms.qos);

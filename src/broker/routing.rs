@@ -102,9 +102,9 @@ impl Broker {
     fn route_to_all(&mut self, message: &Arc<Message>, audience: Audience, now: Now) {
         let mut matches = std::mem::take(&mut self.matches);
         matches.clear();
-        let own = |subscriber: SessionSlot| message.publisher == Some(subscriber);
+        let sessions = &self.sessions;
         self.subscriptions.for_each(message.topic(), |subscriber, terms| {
-            if !(terms.no_local && own(subscriber)) {
+            if !(terms.no_local && sessions.has_published(subscriber, message)) {
                 matches.push((subscriber, *terms));
             }
         });

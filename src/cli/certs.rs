@@ -15,7 +15,6 @@ use log::LevelFilter;
 use super::{
     Failure, GlobalArguments, logging,
     output::{print_line, tell},
-    private_files::give_to_owner_of,
     settings::Surroundings,
 };
 
@@ -64,11 +63,7 @@ pub fn run(global: &GlobalArguments, command: CertsCommand) -> Result<(), Failur
 /// # Errors
 /// If some are there and some not, or one cannot be written.
 pub fn make(dir: &Path, hosts: &[String]) -> Result<Made, Failure> {
-    let made = certificates::init(dir, hosts, now_unix_s(), CaKey::Keep)?;
-    if let Made::New(files) = &made {
-        give_to_service(dir, files)?;
-    }
-    Ok(made)
+    Ok(certificates::init(dir, hosts, now_unix_s(), CaKey::Keep)?)
 }
 
 /// This machine's names and addresses, and `further` ones.
@@ -101,7 +96,6 @@ fn init(dir: &Path, hosts: &[String]) -> Result<(), Failure> {
 fn renew(dir: &Path, hosts: &[String]) -> Result<(), Failure> {
     certificates::renew(dir, hosts, now_unix_s())?;
     let file = dir.join(certificates::SERVER_CERTIFICATE);
-    give_to_service(dir, std::slice::from_ref(&file))?;
     tell(&format!(
         "made a new certificate for {}; restart the broker, or send it SIGHUP, to use it",
         hosts.join(", ")
@@ -117,12 +111,6 @@ fn purpose(file: &Path) -> &'static str {
         Some(certificates::SERVER_KEY) => "(the broker's key; keep it secret)",
         _ => "",
     }
-}
-
-/// The authority's key is none of the service's business.
-fn give_to_service(dir: &Path, files: &[PathBuf]) -> Result<(), Failure> {
-    let files: Vec<_> = files.iter().filter(|file| !file.ends_with(certificates::CA_KEY)).cloned().collect();
-    give_to_owner_of(dir, &files)
 }
 
 fn now_unix_s() -> i64 {

@@ -1,43 +1,21 @@
-//! Files in the data directory that hold secrets, or belong to such: written whole or not at all, readable by their
-//! owner only, and read back only if that is so.
+//! Files in the data directory that hold secrets, or belong to such: readable by their owner only, and read back only
+//! if that is so.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown},
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
 };
 
-use super::Failure;
+use forebay::whole_file::{self, Owner};
 
 /// Writes `contents` to `file`, whole or not at all, readable by nobody else, and on disk when this returns.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn write(file: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".new");
-    let unfinished = PathBuf::from(name);
-    // A leftover might have another mode, and might be a link to somewhere else.
-    remove(&unfinished)?;
-    let mut fresh = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    fresh.write_all(contents)?;
-    fresh.sync_all()?;
-    give_to_owner(&unfinished)?;
-    fs::rename(&unfinished, file)?;
-    sync_directory(file)
-}
-
-/// Removes `file`, for good when this returns; one that is not there is no failure.
-///
-/// # Errors
-/// If it cannot be removed.
-pub fn remove(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => sync_directory(file),
-    }
+    whole_file::replace(file, contents, 0o600, Owner::OfDirectory)
 }
 
 /// Reads at most `bytes_max` of a secret from `file`, which only its owner may read, unless it lies in `credentials`,
@@ -64,69 +42,11 @@ pub fn read_secret(file: &Path, credentials: Option<&Path>, bytes_max: u64) -> R
     Ok(bytes)
 }
 
-/// Root makes `files` in `dir`, the service's own user must read them.
-///
-/// # Errors
-/// If their owner cannot be set.
-pub fn give_to_owner_of(dir: &Path, files: &[PathBuf]) -> Result<(), Failure> {
-    let unowned =
-        |path: &Path, error| Failure::Failed(format!("cannot set the owner of {}: {error}", path.display()));
-    dir.metadata().map_err(|error| unowned(dir, error))?;
-    files.iter().try_for_each(|file| give_to_owner(file).map_err(|error| unowned(file, error)))
-}
-
-/// Gives `file` to the owner of its directory, if we are root and it is not theirs.
-fn give_to_owner(file: &Path) -> io::Result<()> {
-    let owner = directory_of(file).metadata()?;
-    let now = file.symlink_metadata()?;
-    if (now.uid(), now.gid()) != (owner.uid(), owner.gid()) && rustix::process::geteuid().is_root() {
-        lchown(file, Some(owner.uid()), Some(owner.gid()))?;
-    }
-    Ok(())
-}
-
-fn sync_directory(file: &Path) -> io::Result<()> {
-    File::open(directory_of(file))?.sync_all()
-}
-
-fn directory_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => directory,
-        _ => Path::new("."),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-
-    fn mode(file: &Path) -> u32 {
-        fs::metadata(file).expect("a file").permissions().mode() & 0o7777
-    }
-
-    #[test]
-    fn what_was_written_is_private_and_replaces_what_was_there() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("secret");
-        for contents in [&b"one"[..], b"two"] {
-            write(&file, contents).expect("written");
-            assert_eq!(read_secret(&file, None, 100), Ok(contents.to_vec()));
-        }
-        assert_eq!(mode(&file), 0o600);
-        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
-        remove(&file).expect("removed");
-        remove(&file).expect("removed already");
-        assert!(!file.exists());
-    }
-
-    #[test]
-    fn a_leftover_of_a_run_that_was_cut_short_is_no_obstacle_and_no_way_out() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (file, elsewhere) = (dir.path().join("secret"), dir.path().join("elsewhere"));
-        std::os::unix::fs::symlink(&elsewhere, dir.path().join("secret.new")).expect("a link");
-        write(&file, b"fresh").expect("written");
-        assert!(file.exists() && !elsewhere.exists());
-    }
 
     #[test]
     fn a_secret_others_may_read_is_refused_with_the_remedy_unless_systemd_guards_it() {

@@ -18,6 +18,7 @@ use forebay::{
     },
     store::{BufferReader, DataDir, StoreError, StoreOptions},
     uplink::Order,
+    whole_file,
 };
 use log::LevelFilter;
 
@@ -155,12 +156,12 @@ fn set(dir: &Path, arguments: &SetArguments) -> Result<(), Failure> {
     };
     let settings = dir.join(SETTINGS_FILE);
     let text = config.to_toml().map_err(Failure::Failed)?;
-    private_files::remove(&settings).map_err(|error| failed(&settings, error))?;
+    whole_file::remove(&settings).map_err(|error| failed(&settings, error))?;
     for (name, contents) in contents.files() {
         let file = dir.join(name);
         let done = match contents {
             Some(contents) => private_files::write(&file, contents),
-            None => private_files::remove(&file),
+            None => whole_file::remove(&file),
         };
         done.map_err(|error| failed(&file, error))?;
     }
@@ -173,7 +174,7 @@ fn remove(dir: &Path) -> Result<(), Failure> {
     let there = dir.join(SETTINGS_FILE).exists();
     for name in [SETTINGS_FILE].into_iter().chain(FILES) {
         let file = dir.join(name);
-        private_files::remove(&file)
+        whole_file::remove(&file)
             .map_err(|error| Failure::Failed(format!("cannot remove {}: {error}", file.display())))?;
     }
     if there {

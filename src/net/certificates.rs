@@ -6,10 +6,8 @@
 
 use std::{
     collections::BTreeSet,
-    fmt, fs,
-    io::{self, Write},
+    fmt, fs, io,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -20,6 +18,8 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, DnsName, pem::PemObject};
 use sha2::{Digest, Sha256};
+
+use crate::whole_file::{self, Owner};
 
 /// The CA's certificate: what devices are given.
 pub const CA_CERTIFICATE: &str = "ca-root.pem";
@@ -129,7 +129,9 @@ pub fn renew(dir: &Path, hosts: &[String], now_unix_s: i64) -> Result<(), Certif
         return Err(CertificateError::WrongCaKey(dir.join(CA_KEY)));
     }
     let chain = server_chain(names, &server, &authority, &ca_pem, now_unix_s)?;
-    replace(&dir.join(SERVER_CERTIFICATE), &chain)
+    let path = dir.join(SERVER_CERTIFICATE);
+    let replaced = whole_file::replace(&path, chain.as_bytes(), 0o644, Owner::OfDirectory);
+    replaced.map_err(|error| CertificateError::Unwritable(path, error))
 }
 
 /// The names and addresses by which devices may know this machine: its name, `NAME.local`, `localhost`, and the
@@ -276,41 +278,19 @@ fn write_all(dir: &Path, files: &[(&str, String, u32)]) -> Result<Vec<PathBuf>, 
     let mut written = Vec::new();
     for (name, text, mode) in files {
         let path = dir.join(name);
-        if let Err(error) = write_new(&path, text, *mode, &mut written) {
+        // The authority's key is none of the service's business.
+        let owner = if *name == CA_KEY { Owner::Writer } else { Owner::OfDirectory };
+        if let Err(error) = whole_file::create(&path, text.as_bytes(), *mode, owner) {
             for path in &written {
                 let _ = fs::remove_file(path);
             }
             return Err(CertificateError::Unwritable(path, error));
         }
+        written.push(path);
     }
-    sync_directory(dir)?;
+    whole_file::sync_directory_of(&dir.join(CA_CERTIFICATE))
+        .map_err(|error| CertificateError::Unwritable(dir.to_owned(), error))?;
     Ok(written)
-}
-
-fn write_new(path: &Path, text: &str, mode: u32, written: &mut Vec<PathBuf>) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    written.push(path.to_owned());
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
-/// Puts `text` in the place of the file at `path`; a power cut leaves the old or the new one.
-fn replace(path: &Path, text: &str) -> Result<(), CertificateError> {
-    let beside = path.with_extension("pem.new");
-    let write = || {
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().map_err(|error| CertificateError::Unwritable(path.to_owned(), error))?;
-    path.parent().map_or(Ok(()), sync_directory)
-}
-
-fn sync_directory(dir: &Path) -> Result<(), CertificateError> {
-    let sync = || fs::File::open(dir)?.sync_all();
-    sync().map_err(|error| CertificateError::Unwritable(dir.to_owned(), error))
 }
 
 impl From<rcgen::Error> for CertificateError {

@@ -8,6 +8,9 @@ use sha2::{Digest, Sha256};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; 32]);
 
+/// How many digits 32 bytes have in base64, the padding included.
+const BASE64_DIGITS: usize = 44;
+
 /// Why a text is no pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PinError;
@@ -22,10 +25,14 @@ impl Pin {
 impl FromStr for Pin {
     type Err = PinError;
 
-    /// 64 hexadecimal digits, or `sha256/` and base64, as curl and HPKP write it.
+    /// 64 hexadecimal digits, or base64 after `sha256//` as curl writes it or `sha256/` as Android does.
     fn from_str(text: &str) -> Result<Self, PinError> {
-        let bytes = match text.strip_prefix("sha256/").or_else(|| text.strip_prefix("sha256//")) {
-            Some(base64) => from_base64(base64.trim_start_matches('/')),
+        let bytes = match text.strip_prefix("sha256/") {
+            // The digits may begin with a slash themselves.
+            Some(digits) if digits.len() > BASE64_DIGITS => {
+                from_base64(digits.strip_prefix('/').unwrap_or(digits))
+            }
+            Some(digits) => from_base64(digits),
             None => from_hex(text),
         };
         bytes.and_then(|bytes| bytes.try_into().ok()).map(Self).ok_or(PinError)
@@ -95,6 +102,15 @@ mod tests {
         let base64 = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
         for text in [hex, colons, &format!("sha256/{base64}"), &format!("sha256//{base64}")] {
             assert_eq!(text.parse(), Ok(pin), "{text}");
+        }
+    }
+
+    #[test]
+    fn digits_that_begin_with_a_slash_are_read_after_one_slash_and_after_two() {
+        let hex = "ffffff000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c";
+        let base64 = "////AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxw=";
+        for text in [format!("sha256/{base64}"), format!("sha256//{base64}")] {
+            assert_eq!(text.parse::<Pin>().map(|pin| pin.to_string()), Ok(hex.to_owned()), "{text}");
         }
     }
 

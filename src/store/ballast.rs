@@ -75,7 +75,7 @@ impl Ballast {
             return false;
         }
         // Freed blocks may count as used until the file system has written down that they are free.
-        if let Some(Err(error)) = self.path.parent().map(private_file::sync_dir) {
+        if let Err(error) = private_file::sync_directory_of(&self.path) {
             log::debug!("{error}");
         }
         true

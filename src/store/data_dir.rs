@@ -11,6 +11,7 @@ use super::{
     error::{Attempt, StoreError},
     private_file,
 };
+use crate::whole_file;
 
 const MODE: u32 = 0o700;
 const OTHERS: u32 = 0o077;
@@ -102,6 +103,7 @@ impl DataDir {
         let mut options = OpenOptions::new();
         // Not truncated: until the lock is ours, the process id in the file is the other one's.
         let options = options.read(true).write(true).create(true).truncate(false).mode(private_file::MODE);
+        options.custom_flags(whole_file::NO_LINK);
         let mut file = options.open(&path).map_err(|e| attempt.io(e))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -122,7 +124,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
     DirBuilder::new().mode(MODE).create(path).map_err(|e| attempt.io(e))?;
     // A umask can only have taken rights away; the owner needs all three.
     fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(|e| attempt.io(e))?;
-    private_file::sync_dir(parent)
+    private_file::sync_directory_of(path)
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {

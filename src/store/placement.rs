@@ -64,7 +64,8 @@ impl Placements {
             if row.synchronised {
                 latest = Some((row.offset_ms, row.age_ms));
             }
-            let before_next = latest.map(|(offset_ms, age_ms)| offset_ms - (age_ms - row.age_ms));
+            let before_next =
+                latest.map(|(offset_ms, age_ms)| offset_ms.saturating_sub(age_ms.saturating_sub(row.age_ms)));
             let kind = match (row.synchronised, before_next) {
                 (true, _) => Kind::Known,
                 (false, Some(_)) => Kind::Estimated,
@@ -76,7 +77,8 @@ impl Placements {
         // What an unset clock said counts if it lies between the neighbours: it may have been saved at the last shutdown.
         let mut earliest: Option<(i64, i64)> = None;
         for row in rows {
-            let after_last = earliest.map(|(offset_ms, age_ms)| offset_ms + (row.age_ms - age_ms));
+            let after_last = earliest
+                .map(|(offset_ms, age_ms)| offset_ms.saturating_add(row.age_ms.saturating_sub(age_ms)));
             if row.synchronised {
                 earliest = Some((row.offset_ms, row.age_ms));
                 continue;
@@ -140,6 +142,14 @@ mod tests {
         assert_eq!(placements.place(2, 7), None);
         assert_eq!(placements.latest(0, 7), Some(T + 7));
         assert_eq!(placements.latest(1, 7), None);
+    }
+
+    #[test]
+    fn a_damaged_time_is_a_wrong_time_and_no_more() {
+        for age_ms in [i64::MIN, i64::MAX] {
+            let placements = boots(&[(T, true, 0), (5, false, age_ms), (T, true, HOUR), (7, false, age_ms)]);
+            assert!((0..4).all(|boot| placements.place(boot, 7).is_some()));
+        }
     }
 
     #[test]

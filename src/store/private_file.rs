@@ -4,11 +4,13 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, Metadata, OpenOptions, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt, PermissionsExt, lchown},
+    fs::{self, Metadata, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+use crate::whole_file::{self, Owner};
 
 use super::error::{Attempt, StoreError};
 
@@ -51,34 +53,13 @@ pub(super) fn refuse_strangers(database: &Path) -> Result<(), StoreError> {
 
 /// Writes `contents` to `path`, whole or not at all, for the directory's owner only, and on disk when this returns.
 pub(super) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
-    let attempt = Attempt::new("write", path);
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let unfinished = companion(path, ".new");
-    let write = || {
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            // A leftover might have another mode, and might be a link to somewhere else.
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&unfinished)?;
-        file.write_all(contents)?;
-        file.set_permissions(Permissions::from_mode(MODE))?;
-        let (owner, now) = (fs::metadata(dir)?, file.metadata()?);
-        if (owner.uid(), owner.gid()) != (now.uid(), now.gid()) && rustix::process::geteuid().is_root() {
-            // Root runs the commands, the service's own user must read what they write.
-            lchown(&unfinished, Some(owner.uid()), Some(owner.gid()))?;
-        }
-        file.sync_all()?;
-        fs::rename(&unfinished, path)
-    };
-    write().map_err(|error| attempt.io(error))?;
-    sync_dir(dir)
+    whole_file::replace(path, contents, MODE, Owner::OfDirectory)
+        .map_err(|error| Attempt::new("write", path).io(error))
 }
 
-/// Makes the names in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    let attempt = Attempt::new("flush the directory", dir);
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| attempt.io(e))
+/// Makes the names beside `path` durable.
+pub(super) fn sync_directory_of(path: &Path) -> Result<(), StoreError> {
+    whole_file::sync_directory_of(path).map_err(|e| Attempt::new("flush the directory of", path).io(e))
 }
 
 fn family(database: &Path) -> [PathBuf; 4] {
@@ -117,7 +98,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
     };
     // A umask can only have taken rights away; the owner needs both.
     file.set_permissions(Permissions::from_mode(MODE)).map_err(|e| attempt.io(e))?;
-    sync_dir(path.parent().unwrap_or(Path::new(".")))
+    sync_directory_of(path)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::Mono,
     identity::TokenMark,
-    ids::{DeliveryId, IdentityId, MessageId, SessionId},
+    ids::{ClientKey, DeliveryId, IdentityId, MessageId, SessionId},
     mqtt::{PacketId, QoS, TopicFilter},
     session::{
         Message, Terms, Will,
@@ -142,7 +142,7 @@ impl Tables<'_> {
                 no_local: get(row, 3)?,
                 retain_as_published: get(row, 4)?,
                 identifier: match identifier {
-                    Some(identifier) => Some(NonZeroU32::new(identifier)?),
+                    Some(identifier) => Some(NonZeroU32::new(subscription_identifier(identifier)?)?),
                     None => None,
                 },
             };
@@ -232,7 +232,7 @@ impl Tables<'_> {
     fn retained(&self) -> rusqlite::Result<Vec<Message>> {
         let mut retained = Vec::new();
         self.each(RETAINED, |row| {
-            retained.push(message(row, 0, self.time(row, 5)?)?);
+            retained.push(message(row, 0, self.time(row, 5)?)?.by(publisher(row, 6)?));
             Some(())
         })?;
         Ok(retained)
@@ -292,7 +292,20 @@ fn message(row: &Row<'_>, first: usize, expires: Option<Mono>) -> Option<Message
     Message::restored(topic, payload, properties, qos(row, first + 3)?, get(row, first + 4)?, expires)
 }
 
+/// Who published a message, whose columns stand from `first` on; none if that was not written, or only half of it.
+fn publisher(row: &Row<'_>, first: usize) -> Option<Option<ClientKey>> {
+    let identity: Option<i64> = get(row, first)?;
+    let client_id: Option<Arc<str>> = get(row, first + 1)?;
+    Some(identity.zip(client_id).map(|(id, client_id)| ClientKey { identity: IdentityId(id), client_id }))
+}
+
 /// The numbers that [`super::sessions`] has put between spaces.
 fn split(identifiers: &str) -> Option<Vec<u32>> {
-    identifiers.split_ascii_whitespace().map(|identifier| identifier.parse().ok()).collect()
+    let parse = |identifier: &str| identifier.parse().ok().and_then(subscription_identifier);
+    identifiers.split_ascii_whitespace().map(parse).collect()
+}
+
+/// The identifier, if it can be one [§3.8.2.1.2].
+fn subscription_identifier(number: u32) -> Option<u32> {
+    (1..=268_435_455).contains(&number).then_some(number)
 }

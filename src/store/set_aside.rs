@@ -116,7 +116,7 @@ fn decode(row: &Row<'_>, placements: &Placements) -> Option<SetAside> {
     };
     Some(SetAside {
         id: if topic.is_some() { SetAsideId::Payload(number) } else { SetAsideId::Reading(Seq(number)) },
-        device: DeviceName::parse(text(1)?).ok()?,
+        device: DeviceName::restored(text(1)?)?,
         time,
         reason: text(5)?.to_owned(),
         topic,

@@ -53,6 +53,7 @@ pub(super) fn write(
             beyond_text(settlement),
             i64::try_from(settlement.rejected.len()).unwrap_or(i64::MAX)
         ])?;
+    own_marks::forget_if_caught_up(transaction)?;
     set_aside(transaction, &settlement.rejected, rows_max)
 }
 
@@ -86,12 +87,7 @@ pub(super) fn rejected_len(connection: &Connection) -> rusqlite::Result<u64> {
 
 /// The largest place the mark speaks of: no reading may get it again.
 pub(super) fn last_seq(connection: &Connection) -> rusqlite::Result<Seq> {
-    let settlement = read(connection)?;
-    let own = own_marks::read(connection)?.into_values();
-    let ends = own.chain([settlement]).map(|settlement| {
-        settlement.beyond.last().map_or(settlement.through, |(_, last)| *last).max(settlement.through)
-    });
-    Ok(ends.max().unwrap_or_default())
+    Ok(own_marks::last(&read(connection)?).max(own_marks::last_seq(connection)?))
 }
 
 pub(super) fn stretches(text: &str, through: Seq) -> Vec<(Seq, Seq)> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     clock::Mono,
     device_api::gateway::SessionLimits,
-    limits::{UPLINK_KEEP_ALIVE_S, UPLINK_TOPIC_ALIASES, UPLINK_WINDOW},
+    limits::{UPLINK_KEEP_ALIVE_S, UPLINK_PAYLOAD_BYTES_MIN, UPLINK_TOPIC_ALIASES, UPLINK_WINDOW},
     mqtt::{ConnAck, PacketId, ProtocolVersion, QoS},
 };
 
@@ -90,6 +90,12 @@ impl Connection {
         let granted = connack.properties;
         if granted.maximum_qos() == Some(QoS::AtMostOnce) {
             return Err("the hub takes no messages it would have to acknowledge (Maximum QoS 0)");
+        }
+        if granted
+            .maximum_packet_size_bytes()
+            .is_some_and(|bytes| (bytes as usize) < UPLINK_PAYLOAD_BYTES_MIN)
+        {
+            return Err("the hub takes too small messages for readings (Maximum Packet Size)");
         }
         let seconds = granted.server_keep_alive_s().unwrap_or(settings.keep_alive_s);
         // A hub that wants no keep-alive does not mind one; we want to know whether it is there.

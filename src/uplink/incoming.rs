@@ -7,7 +7,7 @@ use crate::{
     },
     limits::{
         UPLINK_GAP_DOUBTED, UPLINK_GAP_MAX, UPLINK_INCOMING_BYTES_MAX, UPLINK_LIMITS_WAIT,
-        UPLINK_TAKEOVER_WAIT,
+        UPLINK_PAYLOAD_BYTES_MIN, UPLINK_TAKEOVER_WAIT,
     },
     mqtt::{
         Ack, ConnAck, Disconnect, Header, Packet, PacketType, ProtocolVersion, Publish, QoS, ReasonCode,
@@ -129,6 +129,7 @@ impl Uplink {
             self.people.alarm = None;
         }
         self.link = Link::Open(Box::new(connection));
+        self.clock_wait.on_let_in(self.now.mono);
         let backlog = self.backlog_words();
         self.tell(false, format!("the hub has let us in (MQTT level {}), {backlog}", version.level()));
         self.queues.open();
@@ -201,6 +202,11 @@ impl Uplink {
     fn on_limits(&mut self, payload: &[u8]) {
         let Some(limits) = SessionLimits::parse(payload) else { return };
         let Link::Open(connection) = &mut self.link else { return };
+        if let Some(bytes) = limits.payload_bytes.filter(|bytes| *bytes < UPLINK_PAYLOAD_BYTES_MIN) {
+            // Else one wrong number at the hub would reject everything that waits.
+            return self
+                .refuse(format!("the hub says that it takes messages of {bytes} bytes at most"), false);
+        }
         self.pace.learn(&limits);
         connection.learn(limits);
         self.ended_asking = 0;

@@ -33,6 +33,7 @@
 //! nothing: it asks whether the hub knows a token.
 
 mod backoff;
+mod clock_wait;
 mod connection;
 mod device_mode;
 mod downlink;
@@ -74,6 +75,7 @@ pub use status::{Notice, State, Status};
 pub use trial::{Finding, Trial};
 
 use backoff::Backoff;
+use clock_wait::ClockWait;
 use connection::{Connection, Due, Phase};
 use downlink::Queues;
 use ending::{Blame, Pause};
@@ -116,6 +118,7 @@ pub struct Uplink {
     connect_wanted: bool,
     close_wanted: bool,
     clock_synchronised: bool,
+    clock_wait: ClockWait,
     /// What the last look for something to send has found to wait for.
     wait: Wait,
     /// Connections that ended while the limits were being asked for; a hub that does it twice is not asked again.
@@ -199,6 +202,7 @@ impl Uplink {
             connect_wanted: true,
             close_wanted: false,
             clock_synchronised: false,
+            clock_wait: ClockWait::new(settings.clock_wait),
             wait: Wait::default(),
             ended_asking: 0,
             ended_subscribing: 0,
@@ -515,9 +519,7 @@ impl Uplink {
 
     /// When readings whose time is not known go all the same; `None` if they do not wait.
     fn clock_wait_over(&self) -> Option<Mono> {
-        let wait = self.settings.clock_wait.filter(|_| !self.clock_synchronised)?;
-        // Mono counts from the boot of the machine.
-        Some(Mono(0) + wait)
+        if self.clock_synchronised { None } else { self.clock_wait.over(self.now.mono) }
     }
 
     fn waits_for_clock(&self) -> bool {

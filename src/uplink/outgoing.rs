@@ -220,8 +220,8 @@ impl Uplink {
     fn send_message(&mut self, topic: &str, payload: &str, content: Content) {
         let quiet = self.pace.note_message(self.now.mono);
         let packet_id = self.uploader.flight.next_id();
-        self.send_publish(topic, packet_id, payload.as_bytes());
         self.uploader.flight.note_sent(packet_id, content, payload.len(), quiet, self.now.mono);
+        self.send_publish(topic, packet_id, payload.as_bytes());
     }
 
     fn send_parcel(&mut self, parcel: Parcel) {
@@ -230,13 +230,18 @@ impl Uplink {
         let topic = self.settings.mode.topic(&device);
         let quiet = self.pace.note_telemetry(&device, points, self.now.mono);
         let packet_id = self.uploader.flight.next_id();
-        self.send_publish(&topic, packet_id, payload.as_bytes());
         let content = Content::Readings { lane, rows };
         self.uploader.flight.note_sent(packet_id, content, payload.len(), quiet, self.now.mono);
+        self.send_publish(&topic, packet_id, payload.as_bytes());
     }
 
+    /// Sends what is noted as being on its way: if that ends the connection, it comes back with the rest.
     fn send_publish(&mut self, topic: &str, packet_id: PacketId, payload: &[u8]) {
         let Link::Open(connection) = &mut self.link else { return };
+        let Ok(name) = TopicName::parse(topic) else {
+            // Readings without a topic were set aside before.
+            return self.lose("a message of ours has no topic", Blame::Link, Pause::BackOff);
+        };
         let (alias, in_full) = match connection.naming(topic) {
             Naming::InFull => (None, true),
             Naming::Introduce(alias) => (Some(alias), true),
@@ -246,12 +251,11 @@ impl Uplink {
         if let Some(alias) = alias {
             properties.push(Property::TopicAlias(alias));
         }
-        let topic = TopicName::parse(topic).expect("the configuration and device names hold no wildcards");
         self.send(&Packet::Publish(Publish {
             dup: false,
             qos: QoS::AtLeastOnce,
             retain: false,
-            topic: in_full.then_some(topic),
+            topic: in_full.then_some(name),
             packet_id: Some(packet_id),
             properties: properties.as_properties(),
             payload,

@@ -7,6 +7,7 @@ use crate::{
     device_api::gateway,
     ids::{DeviceName, Seq},
     limits::{UPLINK_GAP_DOUBTED, UPLINK_MESSAGE_ROWS, UPLINK_OVERTAKEN_MAX},
+    mqtt::TopicName,
     record::{Outbound, Placed, Rejected},
 };
 
@@ -99,8 +100,8 @@ enum Found {
         places: Vec<usize>,
         points: u32,
     },
-    /// The reading at this place is larger than the other end takes.
-    TooLarge(usize),
+    /// The reading at this place cannot go, for this reason.
+    Unfit(usize, String),
     Nothing,
 }
 
@@ -137,8 +138,10 @@ impl Uploader {
                     Found::Nothing if wait.for_quiet => return Next::Wait(*wait),
                     Found::Nothing => break,
                     Found::Announce(device) => return Next::Announce(device),
-                    Found::TooLarge(at) if self.may_reject() => self.reject_too_large(place, at, bounds, now),
-                    Found::TooLarge(_) => break,
+                    Found::Unfit(at, reason) if self.may_reject() => {
+                        self.reject_unfit(place, at, reason, now)
+                    }
+                    Found::Unfit(..) => break,
                     Found::Readings { places, points } => {
                         return self.send_of(place, &places, points, bounds);
                     }
@@ -260,10 +263,8 @@ impl Uploader {
         });
     }
 
-    fn reject_too_large(&mut self, place: usize, at: usize, bounds: &Bounds, now: Mono) {
+    fn reject_unfit(&mut self, place: usize, at: usize, reason: String, now: Mono) {
         let rows = self.lanes[place].send(&[at]);
-        let (bytes, most) = (rows[0].values.len(), bounds.payload_bytes_refused.unwrap_or_default());
-        let reason = format!("its {bytes} bytes do not fit a message, of which the hub takes {most} bytes");
         self.reject(Rejected { seq: rows[0].seq, reason }, now);
         self.lanes[place].let_go(&rows);
     }
@@ -319,8 +320,8 @@ impl<'a> Look<'a> {
                 }
             } else if self.must_announce(&row.device) {
                 return Found::Announce(row.device.clone());
-            } else if self.is_too_large(row) {
-                return Found::TooLarge(place);
+            } else if let Some(reason) = self.unfitness(row) {
+                return Found::Unfit(place, reason);
             } else if let Some((places, points)) = self.gather(place, row, pace, now) {
                 return Found::Readings { places, points };
             } else if wait.for_size.is_none() && self.uploader.flight.room_bytes().is_some() {
@@ -341,7 +342,7 @@ impl<'a> Look<'a> {
         let mut before = self.lane.waiting().iter().take(place);
         self.busy.contains(&row.device)
             || self.must_announce(&row.device)
-            || self.is_too_large(row)
+            || self.unfitness(row).is_some()
             || self.wants_quiet(row, pace)
             || self.waits_for_clock(row)
             || self.uploader.poison.put_off().any(|device| *device == row.device)
@@ -363,10 +364,16 @@ impl<'a> Look<'a> {
         self.mode.is_gateway() && !self.uploader.presence.is_told(device)
     }
 
-    fn is_too_large(&self, row: &Outbound) -> bool {
+    /// Why `row` can go in no message at all.
+    fn unfitness(&self, row: &Outbound) -> Option<String> {
+        if let Err(error) = TopicName::parse(&self.mode.topic(&row.device)) {
+            return Some(format!("there is no topic for its device: {error}"));
+        }
         let bytes =
             self.mode.envelope_bytes(&row.device) + gateway::reading_bytes(row.time.ts(), &row.values);
-        self.bounds.payload_bytes_refused.is_some_and(|most| bytes > most)
+        let most = self.bounds.payload_bytes_refused.filter(|most| bytes > *most)?;
+        let bytes = row.values.len();
+        Some(format!("its {bytes} bytes do not fit a message, of which the hub takes {most} bytes"))
     }
 
     /// The readings of one message, `head` at `start` first; `None` if even it must wait for an answer.

@@ -207,7 +207,7 @@ impl Poison {
     /// Counts a refusal of one reading; whether it was one too many.
     fn strike(&mut self, seq: Seq, guessed: bool) -> bool {
         let strikes = match self.strikes {
-            Some((struck, strikes)) if struck == seq => strikes + 1,
+            Some((struck, strikes)) if struck == seq => strikes.saturating_add(1),
             _ => 1,
         };
         self.strikes = Some((seq, strikes));

@@ -38,6 +38,8 @@ pub struct Manners {
     pub is_failing: bool,
     /// Whether it answers the question for limits.
     pub tells_limits: bool,
+    /// What it says it takes in one message.
+    pub payload_bytes: usize,
     /// What it does with a value named `poison`.
     pub poison: OnPoison,
     /// Takes nothing at all: each message is treated as poison.
@@ -125,6 +127,7 @@ impl Manners {
             lies_in_old_form: false,
             is_failing: false,
             tells_limits: true,
+            payload_bytes: 65_536,
             poison: OnPoison::Says,
             takes_nothing: false,
             refuses_with: None,
@@ -603,7 +606,10 @@ impl Hub {
             Some(_) => format!(r#""rateLimits":{rates}"#),
             None => format!(r#""rateLimits":{{}},"gatewayRateLimits":{rates}"#),
         };
-        let payload = format!(r#"{{"maxPayloadSize":65536,"maxInflightMessages":100,{rates}}}"#);
+        let payload = format!(
+            r#"{{"maxPayloadSize":{},"maxInflightMessages":100,{rates}}}"#,
+            self.manners.payload_bytes
+        );
         let answer = Publish {
             dup: false,
             qos: QoS::AtLeastOnce,

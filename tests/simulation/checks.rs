@@ -15,6 +15,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::machine::data_dir;
 
+pub use clocks::Patience;
+
 /// A reading for life: which stream of readings, and the how-manieth of it. Told in its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReadingId {

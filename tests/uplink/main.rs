@@ -1,5 +1,6 @@
 //! The uplink against a model hub: its whole public surface, in simulated time.
 
+mod clock;
 mod devices;
 mod downlink;
 #[path = "../hub/mod.rs"]

@@ -153,6 +153,26 @@ fn a_topic_we_may_not_publish_to_is_an_alarm_and_no_reading_is_to_blame() {
 }
 
 #[test]
+fn a_hub_that_says_it_takes_hardly_a_byte_is_an_alarm_and_nothing_is_rejected_for_it() {
+    let slips = [
+        Manners { payload_bytes: 100, ..Manners::good() },
+        Manners { packet_bytes_max: 100, ..Manners::good() },
+    ];
+    for slip in slips {
+        let mut world = World::new(13, settings(), slip);
+        world.store_many(&TEN, 500);
+        world.run(3600 * SECOND);
+        let status = world.uplink.status(world.now);
+        assert_eq!((status.state, status.rejected), (State::Refused, 0));
+        assert!(status.alarm.expect("people must act").contains("hub"));
+        world.hub.manners = Manners::good();
+        world.drain(400 * SECOND);
+        assert!(world.rejected.is_empty());
+        assert_eq!(world.uplink.status(world.now).alarm, None);
+    }
+}
+
+#[test]
 fn a_hub_out_of_quota_gets_everything_later_and_no_reading_is_to_blame() {
     for reason in [ReasonCode::QuotaExceeded, ReasonCode::UnspecifiedError] {
         let manners = Manners { refuses_with: Some(reason), tells_limits: false, ..Manners::good() };

@@ -15,6 +15,17 @@ use super::ReadingId;
 /// Longest time a message is on its way to the hub.
 const UNDER_WAY_MAX: Duration = Duration::from_secs(200);
 
+/// How long a reading waits for a clock that is not set.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// So long after boot.
+    pub after_boot: Duration,
+    /// And until the hub, and with it those who know the time, was there for so long.
+    pub with_hub: Duration,
+    /// For how long it was there, at most.
+    pub hub_was_there: Duration,
+}
+
 /// The clock of one boot, over its time.
 #[derive(Debug, Default)]
 struct Boot {
@@ -61,7 +72,7 @@ impl Clocks {
     }
 
     /// Whether `ts` is right for a reading that has no time of its own, and it was time to send it.
-    pub(super) fn check(&self, id: ReadingId, ts: i64, clock_wait: Option<Duration>) -> Result<(), String> {
+    pub(super) fn check(&self, id: ReadingId, ts: i64, patience: Option<Patience>) -> Result<(), String> {
         let Some(received) = self.received.get(&id).filter(|_| !self.unseen.contains(&id)) else {
             return Ok(());
         };
@@ -78,7 +89,9 @@ impl Clocks {
         }
         let is_unknown =
             |(number, _): &(u64, i64)| *number == self.boot && self.boots[number].offsets_ms.is_empty();
-        let waits = clock_wait.is_some_and(|wait| self.mono < Mono(0) + wait);
+        let waits = patience.is_some_and(|Patience { after_boot, with_hub, hub_was_there }| {
+            self.mono < Mono(0) + after_boot || hub_was_there < with_hub
+        });
         if waits && received.iter().all(is_unknown) {
             return Err(format!("TOO EARLY: {id:?} is uploaded before the clock is set"));
         }
