@@ -261,11 +261,15 @@ fn nothing_is_lost_by_kill_9_in_the_middle() {
     let (hub, mut edge) = (Broker::start(), Broker::start());
     edge.must(&["uplink", "set", &format!("mqtt://{}", hub.plain()), "--devices"]);
     let devices = ["pump", "fan"].map(|name| of_both(&hub, &edge, name, &[]));
-    for round in 0..3 {
+    for round in 0..3_u64 {
         for device in &devices {
             let mut client = edge.online(V311, device, "meter");
             for number in round * 100..(round + 1) * 100 {
-                client.telemetry(&format!(r#"{{"n":{number}}}"#));
+                // With a time, or they would wait for the clock of a machine where nobody sets it.
+                client.telemetry(&format!(
+                    r#"{{"ts":{},"values":{{"n":{number}}}}}"#,
+                    1_700_000_000_000 + number
+                ));
             }
         }
         edge.kill9();
