@@ -25,6 +25,15 @@ pub struct SessionSlot(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdentityId(pub i64);
 
+/// A client, whatever connection or session it has at the moment: whose token it has, and its client id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientKey {
+    /// Whose token it has.
+    pub identity: IdentityId,
+    /// The client id it gave, or was given.
+    pub client_id: Arc<str>,
+}
+
 /// A session that outlives its connections; never used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
@@ -52,7 +61,8 @@ impl Seq {
     }
 }
 
-/// A device's name: 1 to [`DeviceName::CHARS_MAX`] characters, no control characters, none of `/ + # "`.
+/// A device's name: 1 to [`DeviceName::CHARS_MAX`] characters, no control characters, no non-characters, none of
+/// `/ + # "`. It can be a level of a topic.
 ///
 /// The name is the device's identity towards people, the journal and the hub; it is shared, so a clone is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,13 +77,15 @@ pub enum DeviceNameError {
     TooLong,
     /// White space at the start or the end.
     Padded,
-    /// A control character, or one of `/ + # "`, which topics and shells give a meaning.
+    /// A control character, a non-character, or one of `/ + # "`, which topics and shells give a meaning.
     Forbidden(char),
 }
 
 impl DeviceName {
     /// Longest name, in characters.
     pub const CHARS_MAX: usize = 128;
+    /// Longest name, in bytes.
+    pub const BYTES_MAX: usize = Self::CHARS_MAX * 4;
 
     /// Checks `text` and makes a name of it.
     ///
@@ -89,16 +101,29 @@ impl DeviceName {
         if text.chars().count() > Self::CHARS_MAX {
             return Err(DeviceNameError::TooLong);
         }
-        match text.chars().find(|c| c.is_control() || "/+#\"".contains(*c)) {
+        match text.chars().find(|c| c.is_control() || is_non_character(*c) || "/+#\"".contains(*c)) {
             Some(c) => Err(DeviceNameError::Forbidden(c)),
             None => Ok(Self(text.into())),
         }
+    }
+
+    /// A name as it stands on disk. Non-characters were let pass once: for each of them U+FFFD stands in the name made.
+    ///
+    /// Nothing that was stored under such a name is lost for it.
+    pub fn restored(text: &str) -> Option<Self> {
+        Self::parse(text).or_else(|_| Self::parse(&text.replace(is_non_character, "\u{FFFD}"))).ok()
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether `c` is one of the 66 code points Unicode promises never to assign: U+FDD0 to U+FDEF and the last two of each
+/// plane. They may not stand in what names something.
+pub fn is_non_character(c: char) -> bool {
+    matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE
 }
 
 impl fmt::Display for DeviceName {
@@ -122,7 +147,7 @@ impl fmt::Display for DeviceNameError {
             Self::Forbidden(c) => {
                 write!(
                     f,
-                    "a device's name cannot contain {c:?} (nor control characters, nor any of / + # \")"
+                    "a device's name cannot contain {c:?} (nor control characters, non-characters, or any of / + # \")"
                 )
             }
         }
@@ -140,6 +165,16 @@ mod tests {
         assert_eq!(DeviceName::parse("a/b"), Err(DeviceNameError::Forbidden('/')));
         assert_eq!(DeviceName::parse("#"), Err(DeviceNameError::Forbidden('#')));
         assert_eq!(DeviceName::parse("a\nb"), Err(DeviceNameError::Forbidden('\n')));
+    }
+
+    #[test]
+    fn a_name_with_a_non_character_is_refused_and_comes_back_from_disk_without_it() {
+        assert_eq!(DeviceName::parse("a\u{FFFE}"), Err(DeviceNameError::Forbidden('\u{FFFE}')));
+        let words = DeviceName::parse("a\u{FFFE}").expect_err("refused").to_string();
+        assert!(words.contains(r"'\u{fffe}'"), "{words}");
+        let restored = DeviceName::restored("a\u{FFFE}b\u{FDD0}").expect("a name");
+        assert_eq!(restored.as_str(), "a\u{FFFD}b\u{FFFD}");
+        assert_eq!(DeviceName::restored("a/\u{FFFE}"), None);
     }
 
     #[test]

@@ -153,6 +153,9 @@ limits! {
     refusal_wait_max_ms: 4000 in 0..=60_000;
     /// Payloads kept in quarantine; beyond it the oldest is dropped and counted.
     quarantine_rows: 1000 in 1..=1_000_000;
+    /// Bytes of payloads kept in quarantine, and as many of readings the hub has rejected, each at most a sixteenth of
+    /// `max_bytes`; beyond it the oldest is dropped and counted, but never the newest.
+    quarantine_bytes: 4_194_304 in 65_536..=1_073_741_824;
     /// Topics with a retained message; a message for one more is not retained.
     retained_messages: 1000 in 0..=1_000_000;
     /// Bytes of retained messages, their topics included; a message that would need more is not retained.
@@ -204,10 +207,15 @@ pub const GATEWAY_DEVICES_PER_MESSAGE: usize = JSON_KEYS_MAX;
 pub const GATEWAY_DEVICES_MAX: usize = 10_000;
 /// Of the largest packet, what the largest payload told to a device leaves for all else.
 pub const PUBLISH_OVERHEAD_BYTES: u32 = 64;
+/// How far the time of receipt may be ahead of the time, so that messages of a device are told apart by it.
+pub const RECEIVED_AHEAD_MAX: Duration = Duration::from_secs(5);
 /// Connections accepted from one listener in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes read from one connection in one turn; what is left is read in the next, after everybody else.
 pub const READ_BYTES_PER_TURN: usize = 16 * 1024;
+/// Filters of one connection's SUBSCRIBEs after which its next packet waits for the next turn: each may have everything
+/// retained looked through.
+pub const FILTERS_PER_TURN: usize = 64;
 /// Addresses whose refused CONNECTs are remembered.
 pub const REFUSING_ADDRESSES_MAX: usize = 4096;
 /// Addresses, or identities, whose rates are remembered.
@@ -220,12 +228,23 @@ pub const PUBLISH_BURST_S: u64 = 5;
 pub const NAME_LOOKUPS_MAX: usize = 2;
 /// Addresses tried for one name.
 pub const ADDRESSES_PER_NAME_MAX: usize = 16;
-/// How long one address of the hub may take to accept a connection, TLS included.
+/// How long the hub's name is looked up before the attempt is given up.
+pub const NAME_LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer that came later than that is good for another attempt.
+pub const LATE_ANSWER_SPAN: Duration = Duration::from_secs(600);
+/// How long one address of the hub may take to accept a connection.
 pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same, if there are so many addresses that they would not all get their turn.
 pub const ADDRESS_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// A hub that takes smaller messages than this is not set up for readings; none is rejected for it.
 pub const UPLINK_PAYLOAD_BYTES_MIN: usize = 256;
+/// How long a TLS handshake with the hub may take. Each that takes longer doubles it: a chain of certificates is half a
+/// minute on a link of a kilobit per second.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same on the slowest link.
+pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(120);
+/// How long one attempt begins with further addresses of the hub.
+pub const UPLINK_DIALS_SPAN: Duration = Duration::from_secs(60);
 /// Readings for the uplink read from the journal in one turn.
 pub const UPLINK_PAGE_ROWS: usize = 512;
 /// Readings looked at for one device's uplink in one turn, whoever's they are.
@@ -234,6 +253,14 @@ pub const UPLINK_PAGE_LOOKED_AT: u64 = 2048;
 pub const UPLINK_PAGE_BYTES: usize = 128 * 1024;
 /// Readings that leave the journal in one step, beside as many as came since the step before.
 pub const ROWS_PER_STEP: u32 = 1000;
+/// Of the budget, one part in so many may be taken by payloads in quarantine, and another by rejected readings.
+pub const SET_ASIDE_BUDGET_PARTS: u64 = 16;
+/// Payloads in quarantine, and rejected readings, that stay when room is to be made for readings.
+pub const SET_ASIDE_ROWS_WHEN_SHORT: u64 = 100;
+/// Their bytes; the newest may go beyond them.
+pub const SET_ASIDE_BYTES_WHEN_SHORT: u64 = 64 * 1024;
+/// Bytes of payloads after which a step that drops some of them ends.
+pub const SET_ASIDE_BYTES_PER_STEP: u64 = 1024 * 1024;
 /// Free pages the journal's file gives back in one step.
 pub const SHRINK_PAGES_PER_STEP: i64 = 128;
 /// Longest wait of a connection whose address connects too often: less than what it may wait for its CONNECT anyway.
@@ -274,6 +301,8 @@ pub const UPLINK_FRESH_PERCENT: u8 = 20;
 pub const UPLINK_FRESH_BACKLOG_MIN: u64 = 500;
 /// Readings in one message to the hub: not more than a forebay takes in one.
 pub const UPLINK_MESSAGE_ROWS: usize = JSON_RECORDS_MAX;
+/// How long smaller readings overtake one that is more than may go beside them, before all wait until it has gone.
+pub const UPLINK_OVERTAKEN_MAX: Duration = Duration::from_secs(10);
 /// Readings held in memory for one lane, sent or waiting.
 pub const UPLINK_LANE_ROWS: usize = 4096;
 /// Bytes of values held in memory for one lane; one reading may go beyond them.
@@ -335,6 +364,8 @@ pub const UPLINK_STRETCHES: usize = 64;
 pub const UPLINK_STRETCHES_IN_MEMORY: usize = 4 * UPLINK_LANE_ROWS;
 /// Readings set aside at once until it is clear whether it is they or the hub.
 pub const UPLINK_SUSPECTS: usize = 8;
+/// Bytes of the values of a reading the hub has taken that is kept, to be sent again when the hub seems to take none.
+pub const UPLINK_WITNESS_BYTES: usize = 4096;
 /// Messages of the hub for devices that wait for the end of the turn.
 pub const UPLINK_DOWNLINKS: usize = 1024;
 /// Bytes of their payloads; one may go beyond them.
@@ -361,8 +392,14 @@ pub const UPLINK_KEEP_ALIVE_S: u16 = 60;
 pub const UPLINK_ACK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long an answer may take on the slowest link.
 pub const UPLINK_ACK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
-/// How long name, TCP and TLS may take.
-pub const UPLINK_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the answer to CONNECT may take on the slowest link: it is small, and nothing is before it.
+pub const UPLINK_CONNACK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// How long one attempt, with name, TCP and TLS, may take. Its steps have bounds of their own, which come first.
+pub const UPLINK_CONNECT_TIMEOUT: Duration = Duration::from_secs(240);
+/// First wait before settings of the uplink that cannot be used are read again; each time in vain doubles it.
+pub const UPLINK_LOAD_WAIT_MIN: Duration = Duration::from_secs(2);
+/// The longest.
+pub const UPLINK_LOAD_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Shortest wait before the next attempt to reach the hub.
 pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Longest wait before the next attempt to reach the hub.
@@ -395,13 +432,27 @@ pub const UPLINK_SETTLE_PAUSE: Duration = Duration::from_secs(1);
 pub const UPLINK_REJECTED_UNSAVED: usize = 64;
 /// How long after boot readings whose time is not known yet wait for the clock.
 pub const UPLINK_CLOCK_WAIT: Duration = Duration::from_secs(600);
+/// For how long a hub that was away must have been there as well, all connections together, if the wait after boot is not
+/// shorter: time servers are tried again after some 30 seconds to 2 minutes.
+pub const UPLINK_CLOCK_WAIT_WITH_HUB: Duration = Duration::from_secs(300);
 /// Characters of one line of words for people.
 pub const UPLINK_WORDS_CHARS_MAX: usize = 300;
 /// Lines for the log that wait; beyond it the oldest is dropped.
 pub const UPLINK_NOTICES: usize = 16;
 
+const _: () = assert!(
+    NAME_LOOKUP_TIMEOUT.as_secs()
+        + UPLINK_DIALS_SPAN.as_secs()
+        + ADDRESS_TIMEOUT.as_secs()
+        + HANDSHAKE_TIMEOUT_MAX.as_secs()
+        < UPLINK_CONNECT_TIMEOUT.as_secs()
+);
+const _: () =
+    assert!(ADDRESS_TIMEOUT_MIN.as_secs() * ADDRESSES_PER_NAME_MAX as u64 <= UPLINK_DIALS_SPAN.as_secs());
+const _: () = assert!(LATE_ANSWER_SPAN.as_secs() > UPLINK_BACKOFF_MAX.as_secs());
 const _: () = assert!(UPLINK_BACKOFF_MIN.as_millis() < UPLINK_BACKOFF_MAX.as_millis());
 const _: () = assert!(TRIAL_CONNECTS_PER_ADDRESS_MAX < TRIAL_CONNECTS_MAX);
+const _: () = assert!(UPLINK_CLOCK_WAIT_WITH_HUB.as_secs() < UPLINK_CLOCK_WAIT.as_secs());
 const _: () = assert!(UPLINK_FLIGHT_BYTES_MIN < UPLINK_FLIGHT_BYTES_FIRST);
 const _: () = assert!(UPLINK_FLIGHT_BYTES_FIRST < UPLINK_FLIGHT_BYTES);
 const _: () = assert!(UPLINK_FLIGHT_BYTES <= UPLINK_FLIGHT_BYTES_MAX);

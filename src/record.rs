@@ -14,7 +14,8 @@ pub struct Record {
     pub seq: Seq,
     /// Who sent it.
     pub device: DeviceName,
-    /// When it was received, since boot.
+    /// When it was received, since boot; messages of a device that need it to have a time have different milliseconds, and
+    /// may be ahead by up to [`RECEIVED_AHEAD_MAX`](crate::limits::RECEIVED_AHEAD_MAX).
     pub received: Mono,
     /// The time the device itself gave, in milliseconds since 1970-01-01 UTC.
     pub device_ts: Option<i64>,

@@ -18,6 +18,7 @@ impl Broker {
             return;
         }
         connection.partial = Vec::new();
+        self.put_off.remove(&conn);
         for deadline in
             [Deadline::Connect, Deadline::Packet, Deadline::Silence, Deadline::Wait, Deadline::Trial]
                 .map(|of| of(conn))

@@ -39,6 +39,7 @@ impl Broker {
         self.store = StoreState::Ready;
         self.counters.commits += 1;
         self.counters.readings_stored += self.committing as u64;
+        self.stamps.forget_past(now.mono);
         self.release_announcements(through);
         let released: Vec<_> = self.gate.release(through).collect();
         for answer in released {

@@ -2,7 +2,13 @@
 
 use std::net::IpAddr;
 
-use crate::{byte_queue::ByteQueue, clock::Mono, ids::ConnId, mqtt::ProtocolVersion, session::Client};
+use crate::{
+    byte_queue::ByteQueue,
+    clock::Mono,
+    ids::ConnId,
+    mqtt::ProtocolVersion,
+    session::{Client, CloseReason},
+};
 
 use super::trials::TrialId;
 
@@ -23,6 +29,8 @@ pub struct Connection {
     pub last_packet: Mono,
     /// Whether it stands in the list of connections with new output.
     pub listed: bool,
+    /// Why it is over, once the packets it sent before are handled.
+    pub ends: Option<CloseReason>,
 }
 
 /// What is known of an address for as long as somebody is connected from there.
@@ -152,6 +160,7 @@ mod tests {
             accepted: Mono(0),
             last_packet: Mono(0),
             listed: false,
+            ends: None,
         }
     }
 

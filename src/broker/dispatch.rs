@@ -25,14 +25,20 @@ impl Broker {
     ///
     /// Only the beginning of an unfinished packet is kept, and never more of it than has arrived.
     pub fn handle_bytes(&mut self, conn: ConnId, bytes: &[u8], now: Now) {
-        if self.keep_held(conn, bytes) {
+        if self.keep_held(conn, bytes) || self.keep_behind(conn, bytes) {
             return;
         }
+        self.handle_arrived(conn, bytes, now);
+        self.route_pending(now);
+        self.check_invariants();
+    }
+
+    /// Handles what follows on what has been handled of `conn`.
+    pub(super) fn handle_arrived(&mut self, conn: ConnId, bytes: &[u8], now: Now) {
+        self.filters_taken = 0;
         let rest = self.finish_partial(conn, bytes, now);
         let rest = self.handle_frames(conn, rest, now);
         self.keep_partial(conn, rest, now);
-        self.route_pending(now);
-        self.check_invariants();
     }
 
     /// Completes the packet that was begun earlier, if there is one, and returns the bytes behind it.
@@ -77,9 +83,12 @@ impl Broker {
         &[]
     }
 
-    /// Handles the whole packets at the front of `bytes` and returns what is behind them.
+    /// Handles the whole packets at the front of `bytes` and returns what is behind them, or has to wait.
     fn handle_frames<'b>(&mut self, conn: ConnId, mut bytes: &'b [u8], now: Now) -> &'b [u8] {
         while !bytes.is_empty() && self.takes_packets(conn) {
+            if self.must_put_off(conn) {
+                return bytes;
+            }
             match self.check_header(conn, bytes) {
                 Ok(Some(header)) if header.frame_bytes() <= bytes.len() => {
                     if self.must_wait(conn, header, now) {
@@ -105,8 +114,8 @@ impl Broker {
             return;
         }
         connection.partial = rest.to_vec();
-        // The deadline of CONNECT covers its own bytes.
-        if matches!(connection.phase, Phase::Active(_)) {
+        // The deadline of CONNECT covers its own bytes; what was put off is not the client's fault.
+        if matches!(connection.phase, Phase::Active(_)) && !self.put_off.contains(&conn) {
             self.deadlines.arm_if_idle(Deadline::Packet(conn), now.mono + self.limits.packet_timeout());
         }
     }

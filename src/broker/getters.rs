@@ -65,6 +65,11 @@ impl Broker {
 
     /// Whether bytes of `conn` are welcome. If not, they stay in the socket, and TCP slows the peer down.
     pub fn wants_bytes(&self, conn: ConnId) -> bool {
+        !self.put_off.contains(&conn) && self.may_go_on(conn)
+    }
+
+    /// Whether packets of `conn` may be handled, read or yet to be read.
+    pub(super) fn may_go_on(&self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get(conn) else { return false };
         match &connection.phase {
             Phase::Waiting | Phase::Closing => false,

@@ -44,6 +44,7 @@ impl Broker {
         let Some(session) = self.sessions.get(slot) else { return };
         let verdict = handle_publish::judge(publish, topic, client, session, &self.limits);
         let (identity, name) = (session.identity, session.name.clone());
+        let publisher = session.key();
         self.pace(conn, slot, now);
         match verdict {
             Verdict::Close(reason) => self.close(conn, reason, now),
@@ -53,7 +54,7 @@ impl Broker {
             Verdict::RpcAnswer(id) => self.on_rpc_answer(conn, publish, name, id, now),
             Verdict::Repeat => self.answer(conn, publish, ReasonCode::Success, None, now),
             Verdict::Route => {
-                self.on_message(conn, publish, Message::published(publish, topic, slot, now.mono), now)
+                self.on_message(conn, publish, Message::published(publish, topic, publisher, now.mono), now)
             }
             Verdict::Store(_) | Verdict::StoreBehind(_) | Verdict::SetAside(_)
                 if self.store == StoreState::Failed =>
@@ -147,23 +148,21 @@ impl Broker {
             return;
         }
         self.gate.append();
-        for reading in readings {
-            self.announce(name, &reading.values);
-            self.keep(name, reading, now);
-        }
+        readings.iter().for_each(|reading| self.announce(name, &reading.values));
+        self.keep(name, readings, now);
         self.deadlines.arm_if_idle(Deadline::Commit, now.mono + self.limits.commit_wait());
     }
 
-    fn keep(&mut self, name: &DeviceName, reading: Reading, now: Now) {
-        self.batch_bytes += reading.values.len() + RECORD_BYTES;
-        self.batch.records.push(Record {
-            seq: self.next_seq,
-            device: name.clone(),
-            received: now.mono,
-            device_ts: reading.device_ts,
-            values: reading.values,
-        });
-        self.next_seq = self.next_seq.next();
+    /// Puts the readings of one message into the batch.
+    fn keep(&mut self, name: &DeviceName, readings: Vec<Reading>, now: Now) {
+        let needs_time = readings.iter().any(|reading| reading.device_ts.is_none());
+        let received = if needs_time { self.stamps.stamp(name, now.mono) } else { now.mono };
+        for Reading { device_ts, values } in readings {
+            self.batch_bytes += values.len() + RECORD_BYTES;
+            let (seq, device) = (self.next_seq, name.clone());
+            self.batch.records.push(Record { seq, device, received, device_ts, values });
+            self.next_seq = self.next_seq.next();
+        }
     }
 
     /// What was set aside is over: dropped, or stored again as these readings, with the next commit, which is
@@ -185,7 +184,7 @@ impl Broker {
         }
         self.gate.append();
         for DeviceReadings { device, readings } in all {
-            readings.into_iter().for_each(|reading| self.keep(&device, reading, now));
+            self.keep(&device, readings, now);
         }
         self.batch.over.push(over);
         self.commit_due = true;

@@ -54,8 +54,12 @@ impl Broker {
                     let session = self.sessions.get(client.session).expect("a client has a session");
                     assert_eq!(session.conn, Some(conn), "a session that knows another connection");
                     assert!(self.identities.connections(session.identity).contains(&conn));
-                    assert!(connection.partial.len() < session.packet_bytes_max(&self.limits) as usize);
-                    if !connection.partial.is_empty() {
+                    let is_put_off = self.put_off.contains(&conn);
+                    assert!(!connection.partial.is_empty() || !is_put_off, "nothing waits for {conn:?}");
+                    assert!(connection.ends.is_none() || is_put_off, "{conn:?} may be over for ever");
+                    if !connection.partial.is_empty() && !is_put_off {
+                        let bytes_max = session.packet_bytes_max(&self.limits) as usize;
+                        assert!(connection.partial.len() < bytes_max);
                         assert!(
                             self.deadlines.is_armed(Deadline::Packet(conn)),
                             "{conn:?} may dawdle for ever"
@@ -70,7 +74,9 @@ impl Broker {
                     assert!(self.trials.holds(*trial, conn), "{conn:?} waits for nothing");
                     held += 1;
                 }
-                Phase::Closing => assert!(connection.partial.is_empty()),
+                Phase::Closing => {
+                    assert!(connection.partial.is_empty() && !self.put_off.contains(&conn));
+                }
             }
         }
         assert!(self.to_route.is_empty(), "a message nobody will route");

@@ -34,6 +34,7 @@ mod invariants;
 mod learning;
 mod notices;
 mod pacing;
+mod put_off;
 pub mod rates;
 mod refusals;
 pub mod retained;
@@ -41,6 +42,7 @@ mod retaining;
 mod routing;
 mod session_life;
 mod sessions;
+mod stamps;
 mod subscribing;
 pub mod subscription_tree;
 mod sys_publishing;
@@ -79,6 +81,7 @@ use refusals::Refusals;
 use retained::RetainedMessages;
 use routing::{Announcement, Encoded, Routed};
 use sessions::Sessions;
+use stamps::Stamps;
 use subscription_tree::SubscriptionTree;
 use sys_publishing::Newcomer;
 use sys_topics::SysTopics;
@@ -144,6 +147,7 @@ pub struct Broker {
     is_storage_full: bool,
     batch: Batch,
     batch_bytes: usize,
+    stamps: Stamps,
     next_seq: Seq,
     /// Readings in the batch that was handed out.
     committing: usize,
@@ -160,6 +164,10 @@ pub struct Broker {
     counters: Counters,
     outputs: VecDeque<ConnId>,
     closes: VecDeque<(ConnId, CloseReason)>,
+    /// Connections with packets that were read and have to wait.
+    put_off: BTreeSet<ConnId>,
+    /// Filters of the SUBSCRIBEs handled since a connection's bytes began to be handled.
+    filters_taken: usize,
     assigned_ids: u64,
     seed: u64,
     encoded: Vec<u8>,
@@ -197,6 +205,7 @@ impl Broker {
             is_storage_full: false,
             batch: Batch::default(),
             batch_bytes: 0,
+            stamps: Stamps::default(),
             next_seq: recovered.last_seq.next(),
             committing: 0,
             commit_due: false,
@@ -211,6 +220,8 @@ impl Broker {
             counters: Counters::default(),
             outputs: VecDeque::new(),
             closes: VecDeque::new(),
+            put_off: BTreeSet::new(),
+            filters_taken: 0,
             assigned_ids: 0,
             seed,
             encoded: Vec::new(),
@@ -245,6 +256,7 @@ impl Broker {
             accepted: now.mono,
             last_packet: now.mono,
             listed: false,
+            ends: None,
         };
         self.connections.insert(conn, connection);
         self.unauthenticated.insert((now.mono, conn));
@@ -261,9 +273,11 @@ impl Broker {
         self.check_invariants();
     }
 
-    /// The peer closed the connection, or it failed underneath.
+    /// The peer closed the connection, or it failed underneath. What it sent before and was put off is handled first.
     pub fn handle_disconnected(&mut self, conn: ConnId, reason: CloseReason, now: Now) {
-        self.close(conn, reason, now);
+        if !self.ends_later(conn, reason) {
+            self.close(conn, reason, now);
+        }
         self.route_pending(now);
         self.check_invariants();
     }
@@ -333,6 +347,7 @@ impl Broker {
                 Deadline::SysTopics => self.on_sys_interval(),
             }
         }
+        self.handle_put_off(now);
         self.route_pending(now);
         self.check_invariants();
     }
@@ -362,7 +377,7 @@ impl Broker {
 
     /// When `handle_timeout` is next due.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        self.deadlines.next()
+        self.next_put_off().into_iter().chain(self.deadlines.next()).min()
     }
 
     /// Which devices were seen since the last time, when the registry is due to hear of it.

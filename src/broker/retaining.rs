@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     clock::Now,
     ids::ConnId,
-    mqtt::TopicFilter,
+    mqtt::{QoS, TopicFilter},
     session::{Delivery, Message, Terms, durable::Change},
 };
 
@@ -75,14 +75,23 @@ impl Broker {
             let filter = TopicFilter::parse(filter).expect("it was a filter when it came");
             let mut found = Vec::new();
             self.retained.for_each_match(filter, |message| found.push(Arc::clone(message)));
+            let mut has_room = true;
             for message in found {
-                if terms.no_local && message.publisher == Some(slot) {
+                if terms.no_local && self.sessions.has_published(slot, &message) {
                     continue;
                 }
                 let qos = message.qos.min(terms.qos);
+                // Where one had no room the others have none, and looking for it costs more than they are worth.
+                if qos == QoS::AtMostOnce && !has_room {
+                    self.counters.messages_dropped += 1;
+                    continue;
+                }
                 let identifiers = terms.identifier.map(u32::from).into_iter().collect();
                 let delivery = Delivery { message, qos, retain: true, identifiers, group: None, place: None };
-                self.deliver(slot, delivery, now);
+                has_room = self.deliver(slot, delivery, now);
+                if self.connections.client(conn).is_none() {
+                    return self.end_fan_out();
+                }
             }
         }
         self.end_fan_out();

@@ -87,7 +87,7 @@ impl Broker {
                 Routed::Announced(message) => self.route_announced(message, now),
                 Routed::ToPassing(message) => self.route_to_all(&message, Audience::Passing, now),
                 Routed::ToGroup(delivery) => self.route_to_group(delivery, now),
-                Routed::ToMember(slot, delivery) => self.deliver(slot, delivery, now),
+                Routed::ToMember(slot, delivery) => drop(self.deliver(slot, delivery, now)),
             }
         }
         self.end_fan_out();
@@ -102,9 +102,9 @@ impl Broker {
     fn route_to_all(&mut self, message: &Arc<Message>, audience: Audience, now: Now) {
         let mut matches = std::mem::take(&mut self.matches);
         matches.clear();
-        let own = |subscriber: SessionSlot| message.publisher == Some(subscriber);
+        let sessions = &self.sessions;
         self.subscriptions.for_each(message.topic(), |subscriber, terms| {
-            if !(terms.no_local && own(subscriber)) {
+            if !(terms.no_local && sessions.has_published(subscriber, message)) {
                 matches.push((subscriber, *terms));
             }
         });
@@ -184,9 +184,10 @@ impl Broker {
         self.deliver(subscriber, delivery, now);
     }
 
-    /// Sends `delivery` at once if nothing waits before it, or lets it wait; what does not fit costs its receiver.
-    pub(super) fn deliver(&mut self, subscriber: SessionSlot, delivery: Delivery, now: Now) {
-        let Some(session) = self.sessions.get(subscriber) else { return };
+    /// Sends `delivery` at once if nothing waits before it, or lets it wait; what does not fit costs its receiver. Gives
+    /// back whether there was room.
+    pub(super) fn deliver(&mut self, subscriber: SessionSlot, delivery: Delivery, now: Now) -> bool {
+        let Some(session) = self.sessions.get(subscriber) else { return false };
         let conn = session.conn;
         let is_kept = self.is_kept(subscriber, &delivery);
         if let Some(conn) = conn
@@ -195,11 +196,17 @@ impl Broker {
             && session.outgoing.has_room_for(delivery.qos)
             && self.has_room_in_outbox(conn)
         {
-            return self.send_delivery(conn, delivery, now);
+            self.send_delivery(conn, delivery, now);
+            return true;
         }
         // QoS 0 is not kept for a client that is not there. [§4.1.0]
         if conn.is_none() && !is_kept {
-            return;
+            return false;
+        }
+        // What is over when it comes would have a full queue looked through for it, every time.
+        if delivery.message.is_expired(now.mono) {
+            self.counters.messages_expired += 1;
+            return true;
         }
         let has_room = self.has_room_for(subscriber, &delivery) || {
             self.drop_expired(subscriber, now);
@@ -215,6 +222,7 @@ impl Broker {
                 self.end_session(subscriber, now);
             }
         }
+        has_room
     }
 
     fn has_room_for(&self, subscriber: SessionSlot, delivery: &Delivery) -> bool {

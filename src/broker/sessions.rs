@@ -9,7 +9,7 @@ use std::{
 use crate::{
     clock::Mono,
     ids::{IdentityId, SessionSlot},
-    session::Session,
+    session::{Message, Session},
 };
 
 /// Sessions by slot; a slot is used again once its session is over.
@@ -61,6 +61,11 @@ impl Sessions {
     /// The session of `identity` and `client_id`.
     pub fn find(&self, identity: IdentityId, client_id: &Arc<str>) -> Option<SessionSlot> {
         self.by_key.get(&(identity, Arc::clone(client_id))).copied()
+    }
+
+    /// Whether the client of this session has published `message`: No Local keeps it from it.
+    pub fn has_published(&self, slot: SessionSlot, message: &Message) -> bool {
+        self.get(slot).is_some_and(|session| session.has_published(message))
     }
 
     /// Notes that the session has had no connection since `since`.

@@ -28,6 +28,7 @@ impl Broker {
         let slot = client.session;
         let identifier = subscribe.properties.subscription_identifiers().next().and_then(NonZeroU32::new);
         let before = self.gate.appended();
+        self.filters_taken += subscribe.filters.len();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut retained = Vec::new();
         for (filter, options) in &subscribe.filters {

@@ -77,12 +77,14 @@ pub fn setup(config: &UplinkConfig, credentials: Option<&Path>) -> Result<Uplink
             user_name.is_none().then(|| credential(TOKEN_CREDENTIAL)).flatten()
         }
     });
+    let mut files: Vec<PathBuf> = token_file.iter().cloned().collect();
     let token = token_file.map(|file| secret(&file, credentials)).transpose()?;
     let mode = match &config.mode {
         ModeConfig::Gateway => Some(Mode::Gateway { token: token.ok_or_else(no_token)? }),
         ModeConfig::Device => None,
         ModeConfig::Plain { topic, user_name } => {
             let password_file = config.password_file.clone().or_else(|| credential(PASSWORD_CREDENTIAL));
+            files.extend(password_file.clone());
             Some(Mode::Plain {
                 topic: topic.clone(),
                 user_name: token.or_else(|| user_name.as_ref().map(Secret::new)),
@@ -94,6 +96,7 @@ pub fn setup(config: &UplinkConfig, credentials: Option<&Path>) -> Result<Uplink
     let tls = url.tls.then(|| HubTls::load(&url.host, &trust(config))).transpose();
     let tls = tls.map_err(|error| error.to_string())?;
     let fingerprint = fingerprint(config, mode.as_ref());
+    files.extend(certificate_files(config).cloned());
     let client_id = config.client_id.clone().unwrap_or_else(own_client_id);
     let is_hub = !matches!(config.mode, ModeConfig::Plain { .. });
     let trial_client_id = (is_hub && config.learn).then(|| format!("{client_id}-t"));
@@ -107,7 +110,7 @@ pub fn setup(config: &UplinkConfig, credentials: Option<&Path>) -> Result<Uplink
         settings
     });
     let place = Rc::new(HubPlace { url: url.to_string(), host: url.host.clone(), port: url.port, tls });
-    Ok(UplinkSetup { place, everybody, device, trial_client_id, fingerprint })
+    Ok(UplinkSetup { place, everybody, device, trial_client_id, files, fingerprint })
 }
 
 fn settings(config: &UplinkConfig, mode: Mode, client_id: String) -> Settings {
@@ -153,6 +156,11 @@ fn own_client_id() -> String {
     hash.iter().take(6).fold("forebay-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
+fn certificate_files(config: &UplinkConfig) -> impl Iterator<Item = &PathBuf> {
+    let own = config.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+    config.ca_file.iter().chain(own)
+}
+
 /// Changes if anything does that the settings are made of.
 fn fingerprint(config: &UplinkConfig, mode: Option<&Mode>) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -166,8 +174,7 @@ fn fingerprint(config: &UplinkConfig, mode: Option<&Mode>) -> [u8; 32] {
         hash.update(secret.map_or("", Secret::reveal));
         hash.update([0]);
     }
-    let (certificate, key) = config.client.as_ref().map_or((None, None), |(c, k)| (Some(c), Some(k)));
-    for file in [config.ca_file.as_ref(), certificate, key].into_iter().flatten() {
+    for file in certificate_files(config) {
         let mut bytes = Vec::new();
         // What cannot be read was told already, when it was to be used.
         let _ = File::open(file).map(|open| open.take(FINGERPRINT_BYTES_MAX).read_to_end(&mut bytes));

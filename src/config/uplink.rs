@@ -9,6 +9,7 @@ use std::{
 };
 
 use forebay::{
+    ids::DeviceName,
     limits::{UPLINK_CLOCK_WAIT, UPLINK_FRESH_PERCENT, UPLINK_KEEP_ALIVE_S, UPLINK_PAYLOAD_BYTES},
     mqtt::TopicName,
     net::pin::Pin,
@@ -364,6 +365,13 @@ pub fn check_topic(template: &str) -> Result<(), String> {
     if template.len() > TOPIC_BYTES_MAX {
         return Err(format!("the topic has more than {TOPIC_BYTES_MAX} bytes"));
     }
+    if template.len() + template.matches(DEVICE_PLACEHOLDER).count() * DeviceName::BYTES_MAX
+        > usize::from(u16::MAX)
+    {
+        return Err(format!(
+            "with a long name for each `{DEVICE_PLACEHOLDER}` the topic is longer than topics may be"
+        ));
+    }
     TopicName::parse(&template.replace(DEVICE_PLACEHOLDER, SOME_DEVICE))
         .map(drop)
         .map_err(|error| format!("{template:?} is no topic to publish on: {error}"))
@@ -492,6 +500,7 @@ mod tests {
             ("order = 'newest'", "uplink.order: must be one of \"fresh-first\" and \"oldest-first\""),
             ("pin = 'abc'", "uplink.pin: a pin is the SHA-256"),
             ("topic = 'a/#'", "uplink.topic: \"a/#\" is no topic to publish on"),
+            (&format!("topic = '{}'", "{device}".repeat(128)), "uplink.topic: with a long name for each"),
             ("fresh_share = 0", "uplink.fresh_share: must be a whole number from 1 to 99"),
             ("fresh_share = 100", "uplink.fresh_share: must be a whole number from 1 to 99"),
             ("wait_for_clock_s = -1", "uplink.wait_for_clock_s: must be a whole number"),

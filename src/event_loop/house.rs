@@ -37,8 +37,9 @@ pub(super) struct House {
     readings: u32,
     bytes: usize,
     is_tight: bool,
-    /// Lost readings that nobody was told of yet, and when somebody was told last.
+    /// Lost readings that nobody was told of yet, payloads as well, and when somebody was told last.
     untold: Losses,
+    untold_payloads: u64,
     told: Option<Mono>,
     /// When readings were last dropped that the hub does not have.
     lost_at: Option<Mono>,
@@ -59,10 +60,15 @@ impl House {
             bytes: 0,
             is_tight: false,
             untold: Losses::default(),
+            untold_payloads: 0,
             told: None,
             lost_at: None,
             trouble: String::new(),
         })
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub(super) fn at(&self) -> Option<Mono> {
@@ -126,18 +132,35 @@ impl House {
         }
     }
 
-    fn tell_lost(&mut self, lost: Losses, now: Mono) {
-        if lost.total() > 0 {
+    fn tell_lost(&mut self, done: &Housekeeping, now: Mono) {
+        // What was set aside is told of elsewhere: the hub would not have had it.
+        if done.lost.too_old + done.lost.no_space > 0 {
             self.lost_at = Some(now);
         }
-        self.untold += lost;
+        self.untold += done.lost;
+        self.untold_payloads += done.payloads;
         let is_quiet = self.told.is_none_or(|told| now.since(told) >= WAIT_TO_TELL);
-        if self.untold.total() == 0 || !is_quiet {
+        if !self.has_untold() || !is_quiet {
             return;
         }
-        let Losses { too_old, no_space, .. } = std::mem::take(&mut self.untold);
+        let Losses { too_old, no_space, rejected } = std::mem::take(&mut self.untold);
+        let payloads = std::mem::take(&mut self.untold_payloads);
         self.told = Some(now);
-        log::warn!("dropped the oldest readings: {no_space} for want of room, {too_old} older than max_age");
+        if too_old + no_space > 0 {
+            log::warn!(
+                "dropped the oldest readings: {no_space} for want of room, {too_old} older than max_age"
+            );
+        }
+        if payloads + rejected > 0 {
+            log::warn!(
+                "dropped the oldest of what was set aside, for want of room: {payloads} payloads, {rejected} \
+                 rejected readings"
+            );
+        }
+    }
+
+    fn has_untold(&self) -> bool {
+        self.untold.total() + self.untold_payloads > 0
     }
 
     /// When the next step is due, given what the last one said.
@@ -151,7 +174,7 @@ impl House {
         if done.is_tight || done.is_full {
             self.arm_at(now + WAIT_WHEN_TIGHT);
         }
-        if self.untold.total() > 0 {
+        if self.has_untold() {
             self.arm_at(now + WAIT_TO_TELL);
         }
     }
@@ -168,7 +191,7 @@ impl EventLoop {
         match self.step(now.mono) {
             Ok(done) => {
                 self.house.trouble.clear();
-                self.house.tell_lost(done.lost, now.mono);
+                self.house.tell_lost(&done, now.mono);
                 self.house.plan(&done, now.mono);
                 self.tell_full(done.is_full);
             }

@@ -136,7 +136,7 @@ impl Learning {
         let trial = Trial::new(Secret::new(token.reveal()), client_id, self.version, now);
         let poll_token = PollToken(FIRST_TRIAL + entry.key());
         let place = Rc::clone(&setup.place);
-        entry.insert(Running { id, token, address, trial, place, poll_token, link: Link::Down });
+        entry.insert(Running { id, token, address, trial, place, poll_token, link: Link::new() });
     }
 
     /// Goes on with all of them, and gives back those that are over.

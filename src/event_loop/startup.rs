@@ -157,9 +157,12 @@ impl EventLoop {
         let Claim { listeners, dir: data_dir, lock } = claim;
         let clock = SystemClock::new();
         let now = clock.now();
-        let options =
-            StoreOptions { quarantine_rows: setup.limits.quarantine_rows, ..StoreOptions::default() };
         let house = House::new(&data_dir, &setup.storage, now.mono)?;
+        let options = StoreOptions {
+            quarantine_rows: setup.limits.quarantine_rows,
+            quarantine_bytes: house.budget().for_set_aside(setup.limits.quarantine_bytes.into()),
+            ..StoreOptions::default()
+        };
         let registry = Registry::open(&data_dir, &options)?;
         let mut buffer =
             Buffer::open(&data_dir, &options, &BootId::new(&system_clock::boot_id()), now, clock.state())?;
@@ -182,7 +185,7 @@ impl EventLoop {
         // Before the listeners: who sees them announced may ask.
         let control = listen_for_control(&poll, &data_dir);
         let listeners = register_all(listeners, &poll)?;
-        let uploading = Uploading::new(setup.uplink, data_dir.clone(), uplink_connections, &poll)
+        let uploading = Uploading::new(setup.uplink, data_dir.clone(), uplink_connections, &poll, now.mono)
             .map_err(|error| RunError::System("make a waker", error))?;
         Ok(Self {
             events: Events::with_capacity(EVENTS_PER_TURN),

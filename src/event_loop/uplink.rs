@@ -7,13 +7,14 @@
 
 use std::{collections::BTreeSet, io, path::PathBuf, rc::Rc};
 
-use mio::{Poll, event::Event};
+use mio::{Poll, Registry, event::Event};
 
 use crate::{
     clock::{Mono, Now},
     device_api::downlink::Downlink,
     identity::Token,
     ids::DeviceName,
+    limits::{UPLINK_LOAD_WAIT_MAX, UPLINK_LOAD_WAIT_MIN},
     net::{chance, resolver::Resolver, watch::FileWatch},
     record::{Record, Settlement},
     store::{Buffer, DataDir, KeptTokens},
@@ -41,6 +42,8 @@ pub struct UplinkSetup {
     pub device: Option<DeviceSettings>,
     /// How our client id begins when a token unknown here is tried; none if tokens are not.
     pub trial_client_id: Option<String>,
+    /// The files with secrets and certificates that were read: a change of one is a change of the settings.
+    pub files: Vec<PathBuf>,
     /// Changes if anything in the settings or in the files they name does.
     pub fingerprint: [u8; 32],
 }
@@ -64,6 +67,12 @@ impl UplinkSource {
 pub(super) struct Uploading {
     source: UplinkSource,
     watch: Option<FileWatch>,
+    /// Watches the files named by what is in force.
+    files_watch: Option<FileWatch>,
+    registry: Registry,
+    /// When settings that could not be used are read again, and how often that was in vain.
+    load_again: Option<Mono>,
+    loads_failed: u32,
     pub(super) resolver: Resolver,
     /// What is in force.
     pub(super) setup: Option<Rc<UplinkSetup>>,
@@ -86,17 +95,17 @@ impl Uploading {
         dir: DataDir,
         connections_max: usize,
         poll: &Poll,
+        now: Mono,
     ) -> io::Result<Self> {
-        let watch = source.watched.as_ref().and_then(|file| {
-            FileWatch::new(poll.registry(), UPLINK_FILE, std::slice::from_ref(file))
-                .inspect_err(|error| {
-                    log::warn!("cannot watch {}: {error}; changes need a SIGHUP", file.display());
-                })
-                .ok()
-        });
+        let watch =
+            source.watched.as_ref().and_then(|file| watch(poll.registry(), std::slice::from_ref(file)));
         let mut uploading = Self {
             source,
             watch,
+            files_watch: None,
+            registry: poll.registry().try_clone()?,
+            load_again: None,
+            loads_failed: 0,
             resolver: Resolver::new(poll.registry(), RESOLVER)?,
             setup: None,
             is_waiting: false,
@@ -106,37 +115,59 @@ impl Uploading {
             learning: Learning::new(),
             trouble: None,
         };
-        uploading.load();
+        uploading.load(now);
         Ok(uploading)
     }
 
-    /// Reads the settings; those that cannot be used leave what runs as it is.
-    fn load(&mut self) {
+    /// Reads the settings; those that cannot be used leave what runs as it is, and are read again after a while: a file
+    /// may come late, or the disk it is on.
+    fn load(&mut self, now: Mono) {
         match (self.source.load)() {
             Ok(setup) => {
+                self.load_again = None;
+                self.loads_failed = 0;
                 self.trouble = None;
-                let in_force = self.setup.as_ref().map(|setup| setup.fingerprint);
-                if setup.as_ref().map(|setup| setup.fingerprint) == in_force {
-                    return;
-                }
-                if in_force.is_some() {
-                    log::info!("the uplink's settings have changed");
-                }
-                self.stop_everybodys();
-                self.devices.stop_all();
-                self.setup = setup.map(Rc::new);
-                self.is_waiting = self.setup.as_ref().is_some_and(|setup| setup.everybody.is_some());
-                self.devices.want_sync();
+                self.take_over(setup);
             }
             Err(words) => {
                 let goes_on = match self.setup {
                     Some(_) => "; the settings read before stay in force",
                     None => "",
                 };
-                log::error!("the uplink: {words}{goes_on}");
+                if self.trouble.as_ref() != Some(&words) {
+                    log::error!("the uplink: {words}{goes_on}");
+                }
                 self.trouble = Some(words);
+                let wait = UPLINK_LOAD_WAIT_MIN.saturating_mul(1 << self.loads_failed.min(16));
+                self.load_again = Some(now + wait.min(UPLINK_LOAD_WAIT_MAX));
+                self.loads_failed = self.loads_failed.saturating_add(1);
             }
         }
+    }
+
+    fn take_over(&mut self, setup: Option<UplinkSetup>) {
+        let in_force = self.setup.as_ref().map(|setup| setup.fingerprint);
+        if setup.as_ref().map(|setup| setup.fingerprint) == in_force {
+            return;
+        }
+        if in_force.is_some() {
+            log::info!("the uplink's settings have changed");
+        }
+        self.stop_everybodys();
+        self.devices.stop_all();
+        let files = setup.as_ref().map_or(&[][..], |setup| &setup.files);
+        self.files_watch = if files.is_empty() { None } else { watch(&self.registry, files) };
+        self.setup = setup.map(Rc::new);
+        self.is_waiting = self.setup.as_ref().is_some_and(|setup| setup.everybody.is_some());
+        self.devices.want_sync();
+    }
+
+    /// Whether any of the files the settings are made of has changed.
+    fn take_changed(&mut self) -> bool {
+        let watches = [&mut self.watch, &mut self.files_watch];
+        // Each is asked: an event is told once.
+        let changed = watches.map(|watch| watch.as_mut().is_some_and(FileWatch::take_changed));
+        changed.contains(&true)
     }
 
     fn stop_everybodys(&mut self) {
@@ -189,7 +220,7 @@ impl Uploading {
     /// When it wants to be looked at.
     pub(super) fn deadline(&self) -> Option<Mono> {
         let begin = self.begin_again.filter(|_| self.is_waiting);
-        let others = [begin, self.devices.deadline(), self.learning.deadline()];
+        let others = [self.load_again, begin, self.devices.deadline(), self.learning.deadline()];
         self.all().map(Running::due).chain(others).flatten().min()
     }
 
@@ -323,6 +354,16 @@ impl Uploading {
     }
 }
 
+/// Watches `files`; if that cannot be, a change of them needs a signal.
+fn watch(registry: &Registry, files: &[PathBuf]) -> Option<FileWatch> {
+    FileWatch::new(registry, UPLINK_FILE, files)
+        .inspect_err(|error| {
+            let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+            log::warn!("cannot watch {}: {error}; changes need a SIGHUP", names.join(", "));
+        })
+        .ok()
+}
+
 fn prepare(buffer: &Buffer) -> Result<(Settlement, u64), String> {
     let resumed = buffer.settlement().map_err(|error| error.to_string())?;
     let seed = chance::seed().map_err(|error| format!("cannot get random bytes: {error}"))?;
@@ -344,6 +385,9 @@ impl EventLoop {
 
     /// Everything else the uplinks want in this turn.
     pub(super) fn drive_uplink(&mut self, now: Now) {
+        if self.uploading.load_again.is_some_and(|at| at <= now.mono) {
+            self.load_uplink(now);
+        }
         let Uploading { resolver, running, devices, .. } = &mut self.uploading;
         if let Some(running) = running {
             running.serve(resolver, &self.poll, now, tell_everybodys);
@@ -401,15 +445,22 @@ impl EventLoop {
         }
     }
 
-    /// Reads the settings again; what the old uplinks know is put on disk before, so that new ones go on there. If the
-    /// settings are the old ones, somebody wants them to be tried now.
-    pub(super) fn reload_uplink(&mut self, now: Now) {
+    /// Reads the settings again; what the old uplinks know is put on disk before, so that new ones go on there.
+    fn load_uplink(&mut self, now: Now) {
         let settlements = self.uploading.poll_last_settlements();
         self.commit_settlements(settlements, now);
-        self.uploading.load();
-        if let Some(running) = &mut self.uploading.running {
+        self.uploading.load(now.mono);
+    }
+
+    /// Somebody wants the settings to be read again. If they are the old ones, they are to be tried now.
+    pub(super) fn reload_uplink(&mut self, now: Now) {
+        self.uploading.loads_failed = 0;
+        self.load_uplink(now);
+        let Uploading { running, devices, .. } = &mut self.uploading;
+        if let Some(running) = running {
             running.touch().try_now(now);
         }
+        devices.try_soon(now);
     }
 
     /// Says goodbye to the hub, and puts on disk what became of readings.
@@ -424,7 +475,7 @@ impl EventLoop {
     }
 
     pub(super) fn on_uplink_file_event(&mut self, now: Now) {
-        if self.uploading.watch.as_mut().is_some_and(FileWatch::take_changed) {
+        if self.uploading.take_changed() {
             self.reload_uplink(now);
         }
     }

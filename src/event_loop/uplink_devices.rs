@@ -199,11 +199,6 @@ impl DeviceUplinks {
             .collect();
         let ended: Vec<DeviceName> =
             marks.keys().filter(|device| !wanted.contains_key(*device)).cloned().collect();
-        // Without an uplink for everybody nobody would take what waits: the marks stay, and say what need not wait.
-        let begins_again = setup.everybody.is_some() && !ended.is_empty();
-        if begins_again {
-            buffer.end_own_marks(&ended).map_err(|error| error.to_string())?;
-        }
         gone.iter().for_each(|device| self.stop(device));
         let fresh: Vec<DeviceName> =
             wanted.keys().filter(|device| !self.places.contains_key(*device)).cloned().collect();
@@ -226,6 +221,12 @@ impl DeviceUplinks {
         }
         if has_changed {
             log::info!("{} devices are forwarded as themselves", self.slots.len());
+        }
+        // Without an uplink for everybody nobody would take what waits: the marks stay, and say what need not wait.
+        let begins_again = setup.everybody.is_some() && !ended.is_empty();
+        if begins_again {
+            // Last of all that may fail: once everybody's mark has gone back, the uplink that runs must begin again.
+            buffer.end_own_marks(&ended).map_err(|error| error.to_string())?;
         }
         Ok(begins_again)
     }
@@ -301,6 +302,15 @@ impl DeviceUplinks {
             if let Some(slot) = self.slots.get_mut(place) {
                 slot.running.touch().handle_own_stored(first, last, count, now);
             }
+        }
+    }
+
+    /// Each that waits tries again, one after the other.
+    pub(super) fn try_soon(&mut self, now: Now) {
+        let mut wait = Duration::ZERO;
+        for running in self.all_mut() {
+            running.touch().try_within(wait, now);
+            wait = (wait + UPLINK_DEVICE_CONNECT_STEP).min(UPLINK_DEVICE_CONNECT_SPREAD_MAX);
         }
     }
 

@@ -9,7 +9,10 @@ use mio::{Registry, Token, event::Event};
 use crate::{
     byte_queue::ByteQueue,
     clock::Mono,
-    limits::{ADDRESS_TIMEOUT, ADDRESS_TIMEOUT_MIN, UPLINK_CONNECT_TIMEOUT},
+    limits::{
+        ADDRESS_TIMEOUT, ADDRESS_TIMEOUT_MIN, HANDSHAKE_TIMEOUT, HANDSHAKE_TIMEOUT_MAX, LATE_ANSWER_SPAN,
+        NAME_LOOKUP_TIMEOUT, UPLINK_DIALS_SPAN,
+    },
     net::{
         connection::WriteOutcome,
         resolver::{Answer, Asking, Resolver, Ticket},
@@ -46,25 +49,59 @@ pub(super) struct Way<'a> {
     pub(super) token: Token,
 }
 
-/// What one attempt at the hub, or the connection, is doing.
-pub(super) enum Link {
+/// One attempt at the hub after the other, each with the connection that may come of it, and what earlier ones have
+/// taught.
+pub(super) struct Link {
+    stage: Stage,
+    /// How long the next TLS handshake may take.
+    handshake_patience: Duration,
+    /// Where the next attempt begins.
+    turn: Turn,
+    /// What was asked of the resolver and not waited for to the end.
+    unanswered: Option<Ticket>,
+    /// What it answered all the same, for the next attempt, and when.
+    late_answer: Option<(Vec<SocketAddr>, Mono)>,
+}
+
+enum Stage {
     /// Nothing is wanted.
     Down,
     /// The name is looked up.
-    Resolving(Ticket),
+    Resolving { ticket: Ticket, give_up: Mono },
     /// The addresses are tried.
     Dialling(Dialling),
     /// There is a connection.
-    Up(Box<Upstream>),
+    Up { upstream: Box<Upstream>, address: SocketAddr },
 }
 
-pub(super) struct Dialling {
+struct Dialling {
     upstream: Box<Upstream>,
     address: SocketAddr,
+    /// Since when TCP is up.
+    up_since: Option<Mono>,
     give_up: Mono,
+    others: Others,
+}
+
+/// The other addresses of an attempt.
+struct Others {
     rest: VecDeque<SocketAddr>,
+    /// How long each may take to accept a connection.
     each: Duration,
+    /// After that none is begun with; the next attempt goes on there.
+    begin_until: Mono,
     failed: Vec<(SocketAddr, UpstreamError)>,
+}
+
+/// With which address an attempt begins, so that each gets its turn.
+#[derive(Clone, Copy)]
+enum Turn {
+    /// As the system sorts them.
+    Any,
+    /// The hub has answered there.
+    With(SocketAddr),
+    /// This one was tried last.
+    Behind(SocketAddr),
 }
 
 /// What became of an attempt in this turn.
@@ -85,13 +122,29 @@ pub(super) enum Arrival {
 }
 
 impl Link {
+    /// Nothing is wanted yet.
+    pub(super) fn new() -> Self {
+        Self {
+            stage: Stage::Down,
+            handshake_patience: HANDSHAKE_TIMEOUT,
+            turn: Turn::Any,
+            unanswered: None,
+            late_answer: None,
+        }
+    }
+
     /// Begins an attempt.
     pub(super) fn begin(&mut self, way: Way<'_>, resolver: &mut Resolver, now: Mono) -> Attempt {
         let place = way.place;
+        self.close();
+        let late_answer = self.late_answer.take().filter(|(_, at)| now.since(*at) < LATE_ANSWER_SPAN);
+        if let Some((addresses, _)) = late_answer {
+            return self.dial(addresses.into(), way, now);
+        }
         match resolver.ask(&place.host, place.port) {
             Asking::Known(address) => self.dial([address].into(), way, now),
             Asking::Waiting(ticket) => {
-                *self = Self::Resolving(ticket);
+                self.stage = Stage::Resolving { ticket, give_up: now + NAME_LOOKUP_TIMEOUT };
                 Attempt::Pending
             }
             Asking::Busy => {
@@ -101,9 +154,13 @@ impl Link {
         }
     }
 
-    /// Takes the resolver's answer, if it is the one waited for.
+    /// Takes the resolver's answer, if it is the one waited for; one that comes late is kept for the next attempt.
     pub(super) fn on_answer(&mut self, answer: &Answer, way: Way<'_>, now: Mono) -> Attempt {
-        if !matches!(self, Self::Resolving(expected) if *expected == answer.ticket) {
+        if !matches!(&self.stage, Stage::Resolving { ticket, .. } if *ticket == answer.ticket) {
+            if self.unanswered == Some(answer.ticket) {
+                self.unanswered = None;
+                self.late_answer = answer.addresses.as_ref().ok().map(|found| (found.clone(), now));
+            }
             return Attempt::Pending;
         }
         match &answer.addresses {
@@ -114,57 +171,87 @@ impl Link {
 
     pub(super) fn on_event(&mut self, event: &Event) {
         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
-        match self {
-            Self::Down | Self::Resolving(_) => {}
-            Self::Dialling(dialling) => dialling.upstream.note_ready(readable, event.is_writable()),
-            Self::Up(upstream) => upstream.note_ready(readable, event.is_writable()),
+        match &mut self.stage {
+            Stage::Down | Stage::Resolving { .. } => {}
+            Stage::Dialling(dialling) => dialling.upstream.note_ready(readable, event.is_writable()),
+            Stage::Up { upstream, .. } => upstream.note_ready(readable, event.is_writable()),
         }
     }
 
     /// Goes on with the attempt, as far as the network and the time allow.
     pub(super) fn advance(&mut self, way: Way<'_>, now: Mono) -> Attempt {
-        let Self::Dialling(dialling) = self else { return Attempt::Pending };
-        let error = match dialling.upstream.advance() {
+        match std::mem::replace(&mut self.stage, Stage::Down) {
+            Stage::Dialling(dialling) => self.go_on(dialling, way, now),
+            Stage::Resolving { ticket, give_up } if give_up <= now => {
+                self.unanswered = Some(ticket);
+                let seconds = NAME_LOOKUP_TIMEOUT.as_secs();
+                self.fail(not_found(way.place, &format!("nobody has answered for {seconds} s")))
+            }
+            stage => {
+                self.stage = stage;
+                Attempt::Pending
+            }
+        }
+    }
+
+    fn go_on(&mut self, mut dialling: Dialling, way: Way<'_>, now: Mono) -> Attempt {
+        let outcome = dialling.upstream.advance();
+        if dialling.up_since.is_none() && dialling.upstream.is_tcp_up() {
+            dialling.up_since = Some(now);
+            dialling.give_up = now + self.handshake_patience;
+        }
+        let error = match outcome {
             Ok(true) => {
-                let Self::Dialling(dialling) = std::mem::replace(self, Self::Down) else {
-                    unreachable!("it was dialling two lines ago");
-                };
-                *self = Self::Up(dialling.upstream);
+                // A link that has shown how slow it is gets that much time, and a quick one no more than it needs.
+                let took = now.since(dialling.up_since.unwrap_or(now));
+                self.handshake_patience = (took * 2).clamp(HANDSHAKE_TIMEOUT, HANDSHAKE_TIMEOUT_MAX);
+                let Dialling { upstream, address, .. } = dialling;
+                self.stage = Stage::Up { upstream, address };
                 return Attempt::Connected;
             }
-            Ok(false) if dialling.give_up > now => return Attempt::Pending,
-            Ok(false) => UpstreamError::Io(io::ErrorKind::TimedOut.into()),
+            Ok(false) if dialling.give_up > now => {
+                self.stage = Stage::Dialling(dialling);
+                return Attempt::Pending;
+            }
+            Ok(false) => {
+                if dialling.up_since.is_some() {
+                    self.handshake_patience = (self.handshake_patience * 2).min(HANDSHAKE_TIMEOUT_MAX);
+                }
+                UpstreamError::Io(io::ErrorKind::TimedOut.into())
+            }
             Err(error) => error,
         };
-        let Self::Dialling(mut dialling) = std::mem::replace(self, Self::Down) else {
-            unreachable!("it was dialling when this began");
-        };
-        dialling.failed.push((dialling.address, error));
-        self.dial_next(dialling.rest, dialling.failed, dialling.each, way, now)
+        let Dialling { address, mut others, .. } = dialling;
+        others.failed.push((address, error));
+        self.dial_next(others, way, now)
     }
 
     /// Reads a portion, if there may be one.
     pub(super) fn read(&mut self, scratch: &mut Scratch, place: &HubPlace) -> Option<Arrival> {
-        let Self::Up(upstream) = self else { return None };
+        let Stage::Up { upstream, address } = &mut self.stage else { return None };
         if !upstream.can_read() {
             return None;
         }
-        let error = match upstream.read(scratch) {
+        let reading = upstream.read(scratch);
+        if !scratch.plaintext().is_empty() {
+            self.turn = Turn::With(*address);
+        }
+        let error = match reading {
             Reading::Open => return Some(Arrival::Bytes),
             Reading::Closed => UpstreamError::Io(io::ErrorKind::UnexpectedEof.into()),
             Reading::Failed(error) => error,
         };
-        *self = Self::Down;
+        self.stage = Stage::Down;
         Some(Arrival::End(failure(place, &error)))
     }
 
     /// Writes what the socket takes.
     pub(super) fn write(&mut self, queue: &mut ByteQueue, place: &HubPlace) -> Result<(), Failure> {
-        let Self::Up(upstream) = self else { return Ok(()) };
+        let Stage::Up { upstream, .. } = &mut self.stage else { return Ok(()) };
         match upstream.write(queue) {
             WriteOutcome::Done | WriteOutcome::Blocked => Ok(()),
             WriteOutcome::Failed(error) => {
-                *self = Self::Down;
+                self.stage = Stage::Down;
                 Err(failure(place, &error.into()))
             }
         }
@@ -172,58 +259,65 @@ impl Link {
 
     /// Ends the connection with a goodbye, or gives up the attempt.
     pub(super) fn close(&mut self) {
-        if let Self::Up(upstream) = std::mem::replace(self, Self::Down) {
-            upstream.close();
+        match std::mem::replace(&mut self.stage, Stage::Down) {
+            Stage::Up { upstream, .. } => upstream.close(),
+            Stage::Resolving { ticket, .. } => self.unanswered = Some(ticket),
+            Stage::Down | Stage::Dialling(_) => {}
         }
     }
 
     /// Whether bytes may wait to be read.
     pub(super) fn can_read(&self) -> bool {
-        matches!(self, Self::Up(upstream) if upstream.can_read())
+        matches!(&self.stage, Stage::Up { upstream, .. } if upstream.can_read())
     }
 
-    /// When the present address is given up.
+    /// When the present step is given up.
     pub(super) fn deadline(&self) -> Option<Mono> {
-        match self {
-            Self::Dialling(dialling) => Some(dialling.give_up),
-            Self::Down | Self::Resolving(_) | Self::Up(_) => None,
+        match &self.stage {
+            Stage::Resolving { give_up, .. } => Some(*give_up),
+            Stage::Dialling(dialling) => Some(dialling.give_up),
+            Stage::Down | Stage::Up { .. } => None,
         }
     }
 
-    fn dial(&mut self, addresses: VecDeque<SocketAddr>, way: Way<'_>, now: Mono) -> Attempt {
-        // All of them get their turn within what the uplink allows for one attempt.
-        let share = UPLINK_CONNECT_TIMEOUT / (addresses.len() as u32 + 1);
+    fn dial(&mut self, mut rest: VecDeque<SocketAddr>, way: Way<'_>, now: Mono) -> Attempt {
+        let place_of = |wanted| rest.iter().position(|address| *address == wanted);
+        let first = match self.turn {
+            Turn::Any => None,
+            Turn::With(address) => place_of(address),
+            Turn::Behind(address) => place_of(address).map(|place| (place + 1) % rest.len()),
+        };
+        rest.rotate_left(first.unwrap_or(0));
+        let share = UPLINK_DIALS_SPAN / (rest.len() as u32 + 1);
         let each = share.clamp(ADDRESS_TIMEOUT_MIN, ADDRESS_TIMEOUT);
-        self.dial_next(addresses, Vec::new(), each, way, now)
+        let begin_until = now + UPLINK_DIALS_SPAN;
+        self.dial_next(Others { rest, each, begin_until, failed: Vec::new() }, way, now)
     }
 
-    fn dial_next(
-        &mut self,
-        mut rest: VecDeque<SocketAddr>,
-        mut failed: Vec<(SocketAddr, UpstreamError)>,
-        each: Duration,
-        way: Way<'_>,
-        now: Mono,
-    ) -> Attempt {
-        while let Some(address) = rest.pop_front() {
+    fn dial_next(&mut self, mut others: Others, way: Way<'_>, now: Mono) -> Attempt {
+        while others.begin_until > now
+            && let Some(address) = others.rest.pop_front()
+        {
+            self.turn = Turn::Behind(address);
             let dialled = Upstream::connect(address, way.place.tls.as_ref()).and_then(|mut upstream| {
                 upstream.register(way.registry, way.token)?;
                 Ok(upstream)
             });
             match dialled {
                 Ok(upstream) => {
-                    let (upstream, give_up) = (Box::new(upstream), now + each);
-                    *self = Self::Dialling(Dialling { upstream, address, give_up, rest, each, failed });
+                    let (upstream, give_up) = (Box::new(upstream), now + others.each);
+                    self.stage =
+                        Stage::Dialling(Dialling { upstream, address, up_since: None, give_up, others });
                     return Attempt::Pending;
                 }
-                Err(error) => failed.push((address, error)),
+                Err(error) => others.failed.push((address, error)),
             }
         }
-        self.fail(all_failed(way.place, &failed))
+        self.fail(all_failed(way.place, &others.failed))
     }
 
     fn fail(&mut self, failure: Failure) -> Attempt {
-        *self = Self::Down;
+        self.stage = Stage::Down;
         Attempt::Failed(failure)
     }
 }
@@ -269,112 +363,5 @@ fn kind(error: &UpstreamError) -> FailureKind {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use mio::{Events, Poll, Token};
-
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    fn place(host: &str) -> HubPlace {
-        HubPlace { url: format!("mqtt://{host}:1"), host: host.to_owned(), port: 1, tls: None }
-    }
-
-    fn way<'a>(place: &'a HubPlace, poll: &'a Poll) -> Way<'a> {
-        Way { place, registry: poll.registry(), token: Token(1) }
-    }
-
-    /// An address where nobody listens.
-    fn closed() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
-    }
-
-    /// Dials `addresses` and follows the attempt to its end.
-    fn attempt(addresses: &[SocketAddr]) -> (Link, Attempt) {
-        let mut poll = Poll::new().expect("poll");
-        let mut events = Events::with_capacity(4);
-        let (place, now) = (place("hub"), Mono(0));
-        let mut link = Link::Down;
-        let mut outcome = link.dial(addresses.iter().copied().collect(), way(&place, &poll), now);
-        while matches!(outcome, Attempt::Pending) {
-            poll.poll(&mut events, Some(PATIENCE)).expect("poll");
-            assert!(!events.is_empty(), "out of patience");
-            events.iter().for_each(|event| link.on_event(event));
-            outcome = link.advance(way(&place, &poll), now);
-        }
-        (link, outcome)
-    }
-
-    fn words(outcome: Attempt) -> Failure {
-        match outcome {
-            Attempt::Failed(failure) => failure,
-            Attempt::Pending | Attempt::Connected => panic!("it must fail"),
-        }
-    }
-
-    #[test]
-    fn an_address_that_refuses_is_followed_by_the_next() {
-        let hub = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let (link, outcome) = attempt(&[closed(), hub.local_addr().expect("address")]);
-        assert!(matches!(outcome, Attempt::Connected) && matches!(link, Link::Up(_)));
-    }
-
-    #[test]
-    fn if_no_address_answers_the_first_few_are_told_and_the_rest_counted() {
-        let addresses: Vec<_> = (0..5).map(|_| closed()).collect();
-        let (link, outcome) = attempt(&addresses);
-        let failure = words(outcome);
-        assert!(matches!(link, Link::Down));
-        assert_eq!(failure.kind, FailureKind::Refused);
-        let told = failure.words.matches("connection refused").count();
-        assert!(told == 3 && failure.words.ends_with("; and 2 more"), "{}", failure.words);
-    }
-
-    #[test]
-    fn an_address_that_does_not_answer_in_time_is_given_up() {
-        let poll = Poll::new().expect("poll");
-        let hub = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let place = place("hub");
-        let mut link = Link::Down;
-        let addresses = [hub.local_addr().expect("address"), closed()].into();
-        assert!(matches!(link.dial(addresses, way(&place, &poll), Mono(0)), Attempt::Pending));
-        let deadline = link.deadline().expect("an address is given its time");
-        assert_eq!(deadline, Mono(0) + ADDRESS_TIMEOUT);
-        // No event was shown to it: to the link nothing has happened.
-        assert!(matches!(link.advance(way(&place, &poll), Mono(0)), Attempt::Pending));
-        assert!(matches!(link.advance(way(&place, &poll), deadline), Attempt::Pending));
-        assert_eq!(link.deadline(), Some(deadline + ADDRESS_TIMEOUT), "the next has its turn");
-        let failure = words(link.advance(way(&place, &poll), deadline + ADDRESS_TIMEOUT));
-        assert_eq!(failure.kind, FailureKind::TimedOut);
-    }
-
-    #[test]
-    fn many_addresses_share_the_time_of_one_attempt() {
-        let poll = Poll::new().expect("poll");
-        let mut link = Link::Down;
-        let addresses = (0..16).map(|_| closed()).collect();
-        link.dial(addresses, way(&place("hub"), &poll), Mono(0));
-        assert_eq!(link.deadline(), Some(Mono(0) + ADDRESS_TIMEOUT_MIN));
-    }
-
-    #[test]
-    fn an_answer_nobody_waits_for_any_more_starts_nothing() {
-        let poll = Poll::new().expect("poll");
-        let mut resolver = Resolver::new(poll.registry(), Token(0)).expect("a resolver");
-        let place = self::place("localhost");
-        let mut link = Link::Down;
-        let began = link.begin(way(&place, &poll), &mut resolver, Mono(0));
-        assert!(matches!(began, Attempt::Pending));
-        let Link::Resolving(old) = link else { panic!("a name is looked up") };
-        let other = self::place("hub.invalid");
-        link.begin(way(&other, &poll), &mut resolver, Mono(0));
-        let answer = |ticket| Answer { ticket, addresses: Ok(vec![closed()]) };
-        link.on_answer(&answer(old), way(&place, &poll), Mono(0));
-        let Link::Resolving(new) = link else { panic!("the old answer was not waited for") };
-        link.close();
-        link.on_answer(&answer(new), way(&place, &poll), Mono(0));
-        assert!(matches!(link, Link::Down));
-    }
-}
+#[path = "uplink_link_tests.rs"]
+mod tests;

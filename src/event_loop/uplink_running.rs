@@ -40,7 +40,7 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new(uplink: Uplink, place: Rc<HubPlace>, token: Token) -> Self {
-        let link = Link::Down;
+        let link = Link::new();
         Self { uplink, place, token, link, wanted: None, read_again: None, is_touched: true, due: None }
     }
 

@@ -4,6 +4,8 @@
 //! user names) also holds no control characters and no non-characters: the standard lets a receiver refuse them
 //! [§1.5.4], and they would only come back as trouble in logs, files and terminals.
 
+use crate::ids::is_non_character;
+
 /// A character that may not stand in a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Forbidden {
@@ -28,11 +30,6 @@ fn forbidden(c: char) -> Option<Forbidden> {
         c if c.is_control() || is_non_character(c) => Some(Forbidden::ControlOrNonCharacter),
         _ => None,
     }
-}
-
-/// The 66 code points Unicode promises never to assign: U+FDD0 to U+FDEF and the last two of each plane.
-fn is_non_character(c: char) -> bool {
-    matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE
 }
 
 #[cfg(test)]

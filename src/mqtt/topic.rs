@@ -292,6 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn whatever_may_stand_in_a_devices_name_may_stand_in_a_topic() {
+        for c in '\0'..=char::MAX {
+            let text = format!("a{c}b");
+            if let Ok(device) = crate::ids::DeviceName::parse(&text) {
+                let topic = format!("site/{device}/telemetry");
+                let topic = TopicName::parse(&topic).unwrap_or_else(|error| panic!("{c:?}: {error}"));
+                assert_eq!(topic.level_count(), 3, "{c:?}");
+            }
+        }
+    }
+
+    #[test]
     fn names_that_break_a_rule_are_refused_mqtt_4_7_3_1_to_3_and_4_7_1_1() {
         assert_eq!(TopicName::parse(""), Err(TopicError::Empty));
         assert_eq!(TopicName::parse(&"x".repeat(65_536)), Err(TopicError::TooLong));

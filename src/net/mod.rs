@@ -23,6 +23,8 @@ pub mod system_clock;
 pub mod tls;
 pub mod tls_client;
 pub mod tls_error;
+#[cfg(test)]
+pub(crate) mod tls_hub;
 pub mod tls_session;
 pub mod upstream;
 pub mod upstream_error;

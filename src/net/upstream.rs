@@ -97,6 +97,11 @@ impl Upstream {
         self.life == Life::Established
     }
 
+    /// Whether TCP is up, be TLS or not.
+    pub fn is_tcp_up(&self) -> bool {
+        matches!(self.life, Life::Greeting | Life::Established)
+    }
+
     /// Whether [`Upstream::read`] may bring something.
     pub fn can_read(&self) -> bool {
         self.readable

@@ -58,7 +58,7 @@ pub enum Change {
     Message {
         /// Its number.
         id: MessageId,
-        /// The message; its publisher is not kept.
+        /// The message; its publisher is not kept, for it is known by now who gets it.
         message: Arc<Message>,
     },
     /// No delivery speaks of the message any more.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::{
     clock::Mono,
-    ids::SessionSlot,
+    ids::{ClientKey, IdentityId},
     mqtt::{PacketType, Properties, PropertiesBuf, Property, PropertyPlace, Publish, QoS, TopicName, Will},
 };
 
 /// What a message costs in memory beside its topic, payload and properties.
-const MESSAGE_BYTES: usize = 96;
+const MESSAGE_BYTES: usize = 112;
 
 /// An application message, as it was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub struct Message {
     pub retain: bool,
     /// From here on nobody is sent it any more. [MQTT-3.3.2-5 of 5.0]
     expires: Option<Mono>,
-    /// The session that published it, for No Local; none for a will and for what the broker itself says.
-    pub publisher: Option<SessionSlot>,
+    /// Who published it, for No Local; none for a will and for what the broker itself says.
+    publisher: Option<ClientKey>,
 }
 
 impl Message {
@@ -44,7 +44,7 @@ impl Message {
     }
 
     /// What `publish`, received `now` from `publisher`, asks to be forwarded; `topic` is what its alias stands for.
-    pub fn published(publish: &Publish<'_>, topic: TopicName<'_>, publisher: SessionSlot, now: Mono) -> Self {
+    pub fn published(publish: &Publish<'_>, topic: TopicName<'_>, publisher: ClientKey, now: Mono) -> Self {
         Self {
             properties: forwarded(publish.properties),
             retain: publish.retain,
@@ -90,9 +90,19 @@ impl Message {
         self
     }
 
-    /// The same message, of nobody who is connected.
-    pub fn detached(&self) -> Self {
-        Self { publisher: None, ..self.clone() }
+    /// The same message, of this publisher or of nobody.
+    pub fn by(self, publisher: Option<ClientKey>) -> Self {
+        Self { publisher, ..self }
+    }
+
+    /// Who published it, if that is known.
+    pub fn publisher(&self) -> Option<&ClientKey> {
+        self.publisher.as_ref()
+    }
+
+    /// Whether this client has published it, over this connection or an earlier one. [MQTT-3.8.3-3 of 5.0]
+    pub fn is_by(&self, identity: IdentityId, client_id: &str) -> bool {
+        self.publisher.as_ref().is_some_and(|by| by.identity == identity && *by.client_id == *client_id)
     }
 
     /// Where it was published.
@@ -131,7 +141,8 @@ impl Message {
 
     /// What it costs in memory.
     pub fn bytes(&self) -> usize {
-        MESSAGE_BYTES + self.topic.len() + self.payload.len() + self.properties().as_bytes().len()
+        let publisher = self.publisher.as_ref().map_or(0, |by| by.client_id.len());
+        MESSAGE_BYTES + self.topic.len() + self.payload.len() + self.properties().as_bytes().len() + publisher
     }
 }
 

@@ -41,7 +41,7 @@ use crate::{
     clock::Mono,
     device_api::own_topics::OwnFilter,
     identity::TokenMark,
-    ids::{ConnId, DeviceName, IdentityId, SessionId, SessionSlot},
+    ids::{ClientKey, ConnId, DeviceName, IdentityId, SessionId, SessionSlot},
     limits::Limits,
     mqtt::{PacketId, Properties, ProtocolVersion, TopicFilter, TopicName},
 };
@@ -122,6 +122,16 @@ pub struct Will {
 }
 
 impl Session {
+    /// Whose it is.
+    pub fn key(&self) -> ClientKey {
+        ClientKey { identity: self.identity, client_id: Arc::clone(&self.client_id) }
+    }
+
+    /// Whether its client has published `message`.
+    pub fn has_published(&self, message: &Message) -> bool {
+        message.is_by(self.identity, &self.client_id)
+    }
+
     /// How long it outlives its connection; none stands for ever.
     pub fn expiry(&self) -> Option<Duration> {
         (self.expiry_s != EXPIRY_NEVER).then(|| Duration::from_secs(self.expiry_s.into()))

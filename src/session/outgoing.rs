@@ -109,6 +109,8 @@ pub struct Outgoing {
     /// How many in flight are not sent.
     unsent: usize,
     waiting_bytes: usize,
+    /// Nothing that waits expires before; none if nothing ever does.
+    first_expiry: Option<Mono>,
     last_id: u16,
     window: usize,
 }
@@ -121,6 +123,7 @@ impl Outgoing {
             in_flight: VecDeque::new(),
             unsent: 0,
             waiting_bytes: 0,
+            first_expiry: None,
             last_id: 0,
             window: window.into(),
         }
@@ -129,6 +132,7 @@ impl Outgoing {
     /// Adds a delivery behind the others.
     pub fn push(&mut self, delivery: Delivery) {
         self.waiting_bytes += delivery.bytes();
+        self.first_expiry = self.first_expiry.into_iter().chain(delivery.message.expires()).min();
         self.waiting.push_back(delivery);
     }
 
@@ -324,13 +328,22 @@ impl Outgoing {
         groups
     }
 
+    /// Whether anything that waits may be expired; if not, there is no need to look through all of it.
+    pub fn may_have_expired(&self, now: Mono) -> bool {
+        self.first_expiry.is_some_and(|first| first <= now)
+    }
+
     /// Takes what waits and is expired.
     pub fn take_expired(&mut self, now: Mono) -> Vec<Delivery> {
+        if !self.may_have_expired(now) {
+            return Vec::new();
+        }
         let waiting = std::mem::take(&mut self.waiting);
         let (expired, waiting): (Vec<_>, Vec<_>) =
             waiting.into_iter().partition(|delivery| delivery.message.is_expired(now));
         self.waiting = waiting.into();
         self.waiting_bytes -= expired.iter().map(Delivery::bytes).sum::<usize>();
+        self.first_expiry = self.waiting.iter().filter_map(|delivery| delivery.message.expires()).min();
         expired
     }
 
@@ -383,6 +396,8 @@ impl Outgoing {
         assert!(unanswered <= self.window, "more in flight than the client takes");
         assert_eq!(self.unsent, self.in_flight.iter().filter(|f| !f.sent).count());
         assert_eq!(self.waiting_bytes, self.waiting.iter().map(Delivery::bytes).sum::<usize>());
+        let first_expiry = self.waiting.iter().filter_map(|delivery| delivery.message.expires()).min();
+        assert!(first_expiry.is_none_or(|first| self.may_have_expired(first)), "one that expires unseen");
         for (n, sent) in self.in_flight.iter().enumerate() {
             assert_eq!(self.position(sent.packet_id), Some(n), "an identifier is in flight twice");
         }
@@ -452,6 +467,27 @@ mod tests {
         assert_eq!(outgoing.on_pubrec_refused(refused), Ok(None));
         assert!(outgoing.is_idle());
         assert_eq!(outgoing.on_pubrec(id(9)), Err(Mismatch::Unknown));
+    }
+
+    #[test]
+    fn a_queue_is_looked_through_only_if_something_in_it_may_be_expired() {
+        let mut outgoing = Outgoing::new(1);
+        let living = |seconds| {
+            let message = Message::new(TopicName::parse("a").expect("a name"), b"x", QoS::AtMostOnce);
+            let message = Arc::new(message.living(Some(std::time::Duration::from_secs(seconds)), Mono(0)));
+            Delivery { message, ..delivery(QoS::AtMostOnce) }
+        };
+        outgoing.push(delivery(QoS::AtMostOnce));
+        assert!(!outgoing.may_have_expired(Mono(u64::MAX)), "nothing in it ever expires");
+        outgoing.push(living(9));
+        outgoing.push(living(5));
+        assert!(!outgoing.may_have_expired(Mono(4_999_999)));
+        assert!(outgoing.may_have_expired(Mono(5_000_000)));
+        assert_eq!(outgoing.take_expired(Mono(5_000_000)).len(), 1);
+        assert!(!outgoing.may_have_expired(Mono(8_999_999)), "the next is known");
+        assert_eq!(outgoing.take_expired(Mono(9_000_000)).len(), 1);
+        assert_eq!(outgoing.waiting(), 1);
+        outgoing.check_invariants();
     }
 
     #[test]

@@ -6,7 +6,13 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use crate::clock::{ClockState, Mono};
+use crate::{
+    clock::{ClockState, Mono},
+    limits::RECEIVED_AHEAD_MAX,
+};
+
+/// Readings may be ahead of the time by so much.
+const AHEAD_MS: i64 = RECEIVED_AHEAD_MAX.as_millis() as i64;
 
 /// The kernel's name for the time since it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +126,7 @@ pub(super) fn note(connection: &Connection, boot: Boot) -> rusqlite::Result<bool
 impl Opening {
     fn is_after(self, passed_ms: i64) -> bool {
         match self {
-            Self::Start { now_ms } => passed_ms <= now_ms,
+            Self::Start { now_ms } => passed_ms <= now_ms.saturating_add(AHEAD_MS),
             Self::Again { .. } => true,
         }
     }
@@ -245,7 +251,9 @@ mod tests {
     fn a_last_reading_in_the_future_means_another_time_since_boot() {
         let mut connection = journal();
         let first = start(&mut connection, "a", 10, UNSET);
-        reading(&connection, first, 51);
+        reading(&connection, first, 50 + AHEAD_MS);
+        assert_eq!(start(&mut connection, "a", 50, UNSET), first, "readings may be ahead by so much");
+        reading(&connection, first, 51 + AHEAD_MS);
         let second = start(&mut connection, "a", 50, UNSET);
         assert_ne!(first.number, second.number);
         assert_eq!(start(&mut connection, "a", 50, UNSET), second);

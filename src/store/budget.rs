@@ -9,6 +9,7 @@ use super::{
     error::{Attempt, StoreError},
     private_file::companion,
 };
+use crate::limits::SET_ASIDE_BUDGET_PARTS;
 
 /// Most bytes of the data directory if nothing is said.
 const MAX_BYTES: u64 = 1 << 30;
@@ -133,6 +134,11 @@ impl Budget {
             policy: wishes.policy,
         }
     }
+
+    /// How much of it payloads in quarantine may take, and rejected readings, if `wanted` is what they should have.
+    pub fn for_set_aside(&self, wanted: u64) -> u64 {
+        wanted.min(self.max_bytes / SET_ASIDE_BUDGET_PARTS)
+    }
 }
 
 /// What the file takes on the disk; one that is not there takes nothing.
@@ -169,6 +175,7 @@ mod tests {
         };
         let budget = Budget::new(&wishes, &disk);
         assert_eq!((budget.max_bytes, budget.keep_free), (GIB, 200));
+        assert_eq!((budget.for_set_aside(5), budget.for_set_aside(GIB)), (5, GIB / 16));
         let wishes = StorageWishes { keep_free: Some(FreeSpace::Bytes(7)), ..wishes };
         assert_eq!(Budget::new(&wishes, &disk).keep_free, 7);
     }

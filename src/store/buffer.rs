@@ -33,7 +33,9 @@ use super::{
     own_marks,
     placement::Placements,
     quarantine, recovery,
-    retention::{self, House, Housekeeping, Losses, Orders},
+    removed::Losses,
+    retention::{self, House, Housekeeping, Orders},
+    set_aside::SetAsideMax,
     sweep,
 };
 use crate::{
@@ -144,7 +146,9 @@ impl Buffer {
         if batch.is_empty() {
             return Ok(());
         }
-        match commit(connection, &self.devices, self.boot, self.options.quarantine_rows, batch) {
+        let StoreOptions { quarantine_rows, quarantine_bytes, .. } = self.options;
+        let set_aside_max = SetAsideMax { rows: quarantine_rows.into(), bytes: quarantine_bytes };
+        match commit(connection, &self.devices, self.boot, &set_aside_max, batch) {
             Ok(committed) => {
                 self.verify_files()?;
                 self.devices.adopt(committed.fresh);
@@ -203,6 +207,7 @@ impl Buffer {
         match step {
             Ok(done) => {
                 self.lost += done.lost;
+                self.quarantine_dropped += done.payloads;
                 Ok(done)
             }
             Err(error) => {

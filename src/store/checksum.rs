@@ -9,6 +9,8 @@ pub(super) const VALUES_MAX: usize = 12;
 const VALUE_BYTES: usize = 9;
 /// The columns of a delivery from which on values change while it is under way: packet identifier, and whether PUBREC came.
 const DELIVERY_CHANGES_FROM: usize = 7;
+/// The columns of a retained message from which on they say who published it.
+const RETAINED_PUBLISHER_FROM: usize = 6;
 /// What each of those counts in the row's sum: a packet identifier has 16 bits.
 const DELIVERY_WEIGHTS: [i64; 2] = [1, 1 << 17];
 
@@ -115,6 +117,14 @@ pub(super) fn delivery_checksum(values: &[ValueRef<'_>]) -> i64 {
     parts.fold(row_checksum(fixed), i64::wrapping_add)
 }
 
+/// The sum of a retained message's row: one that does not say who published it has the sum it had when there were no
+/// columns for that.
+pub(super) fn retained_checksum(values: &[ValueRef<'_>]) -> i64 {
+    let (before, publisher) = values.split_at(RETAINED_PUBLISHER_FROM.min(values.len()));
+    let is_known = publisher.iter().any(|value| *value != ValueRef::Null);
+    row_checksum(if is_known { values } else { before })
+}
+
 /// By how much the sum of a delivery's row grows when PUBREC has come for it.
 pub(super) const GROWTH_WHEN_RECEIVED: i64 = DELIVERY_WEIGHTS[1];
 
@@ -204,6 +214,20 @@ mod tests {
         assert_eq!(row(five, 0) + GROWTH_WHEN_RECEIVED, row(five, 1));
         assert_ne!(row(five, 0), row(five, 1));
         assert_ne!(row(none, 0), row(five, 0));
+    }
+
+    #[test]
+    fn a_retained_message_of_nobody_has_the_sum_of_its_first_six_columns() {
+        let before = [1, 2, 3, 4, 5, 6].map(ValueRef::Integer);
+        let sum = |identity, client_id| retained_checksum(&[&before[..], &[identity, client_id]].concat());
+        let (identity, client_id) = (ValueRef::Integer(7), ValueRef::Text(b"panel"));
+        assert_eq!(sum(ValueRef::Null, ValueRef::Null), row_checksum(&before));
+        let mut sums = vec![row_checksum(&before), sum(identity, client_id), sum(identity, ValueRef::Null)];
+        sums.extend([sum(ValueRef::Null, client_id), sum(identity, ValueRef::Text(b""))]);
+        let count = sums.len();
+        sums.sort_unstable();
+        sums.dedup();
+        assert_eq!(sums.len(), count);
     }
 
     #[test]

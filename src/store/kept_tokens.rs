@@ -60,9 +60,8 @@ impl KeptTokens {
         let file = OpenOptions::new().read(true).custom_flags(whole_file::NO_LINK).open(&path);
         let read = file.and_then(|file| file.take(KEPT_TOKENS_BYTES_MAX + 1).read_to_string(&mut text));
         if read.map_err(|error| attempt.io(error))? as u64 > KEPT_TOKENS_BYTES_MAX {
-            return Err(
-                attempt.io(io::Error::other(format!("it has more than {KEPT_TOKENS_BYTES_MAX} bytes")))
-            );
+            // What is cut off would be lost with the next change.
+            return Err(StoreError::Unsuitable { path, what: "too large for a file of tokens" });
         }
         Ok(Self { tokens: text.lines().filter_map(entry).collect() })
     }
@@ -182,6 +181,17 @@ mod tests {
         let path = bench.dir.kept_tokens_path();
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o7777, 0o600);
         assert!(!format!("{kept:?}").contains("a b"));
+    }
+
+    #[test]
+    fn a_file_larger_than_is_read_is_an_error_and_is_left_alone() {
+        let bench = Bench::new();
+        KeptTokens::change(&bench.dir, |kept| kept.keep(name("pump"), token("one"))).expect("written");
+        let path = bench.dir.kept_tokens_path();
+        let file = File::options().append(true).open(&path).expect("there");
+        file.set_len(KEPT_TOKENS_BYTES_MAX + 1).expect("grown");
+        KeptTokens::change(&bench.dir, |kept| kept.keep(name("fan"), token("two"))).expect_err("too large");
+        assert_eq!(fs::metadata(&path).expect("there").len(), KEPT_TOKENS_BYTES_MAX + 1);
     }
 
     #[test]

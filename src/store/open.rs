@@ -36,6 +36,8 @@ pub struct StoreOptions {
     pub exclusive_locking: bool,
     /// Payloads kept in quarantine; beyond it the oldest is dropped and counted.
     pub quarantine_rows: u32,
+    /// Bytes of them, and of rejected readings as many; as above.
+    pub quarantine_bytes: u64,
     /// Commits WITHOUT flushing, so that a crash test can show that it notices the loss; never set it elsewhere.
     #[doc(hidden)]
     pub weaken_for_tests: bool,
@@ -43,8 +45,14 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        let quarantine_rows = Limits::default().quarantine_rows;
-        Self { vfs: None, exclusive_locking: false, quarantine_rows, weaken_for_tests: false }
+        let Limits { quarantine_rows, quarantine_bytes, .. } = Limits::default();
+        Self {
+            vfs: None,
+            exclusive_locking: false,
+            quarantine_rows,
+            quarantine_bytes: quarantine_bytes.into(),
+            weaken_for_tests: false,
+        }
     }
 }
 

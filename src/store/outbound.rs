@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Row, params, types::ValueRef};
 
-use super::{checksum::JournalRow, own_marks, placement::Placements};
+use super::{
+    checksum::JournalRow,
+    own_marks::{self, Marks},
+    placement::Placements,
+};
 use crate::{
     ids::{DeviceName, Seq},
     limits::UPLINK_PAGE_LOOKED_AT,
@@ -24,7 +28,7 @@ pub struct Stretch {
     pub bytes_max: usize,
 }
 
-/// Whose readings are wanted.
+/// Whose readings are wanted; of all but one device's, those that are known to be settled are left out.
 #[derive(Clone, Copy, Debug)]
 pub enum Whose<'a> {
     /// Everybody's.
@@ -51,9 +55,13 @@ pub(super) fn read(
     whose: &Whose<'_>,
     stretch: &Stretch,
 ) -> rusqlite::Result<(Found, u64)> {
+    let settled = match whose {
+        Whose::Only(_) => None,
+        Whose::Everybody | Whose::AllBut(_) => Marks::while_catching_up(connection)?,
+    };
     let through = match whose {
-        Whose::Everybody => stretch.through,
-        Whose::Only(_) | Whose::AllBut(_) => reach(connection, stretch)?,
+        Whose::Everybody if settled.is_none() => stretch.through,
+        Whose::Everybody | Whose::Only(_) | Whose::AllBut(_) => reach(connection, stretch)?,
     };
     let number = match whose {
         Whose::Only(device) => match own_marks::number(connection, device)? {
@@ -75,10 +83,16 @@ pub(super) fn read(
         let Some(row) = rows.next()? else {
             return Ok((Found { readings, looked_through: through }, damaged));
         };
-        if whose.leaves_out(row) {
+        let is_settled = settled.as_ref().is_some_and(|settled| is_settled(settled, row));
+        if is_settled || whose.leaves_out(row) {
             continue;
         }
-        match decode(row, placements) {
+        // A damaged page can give rows twice, or out of order.
+        let in_order = |reading: &Outbound| {
+            let before = readings.last().map_or(stretch.after, |before: &Outbound| before.seq);
+            before < reading.seq && reading.seq <= through
+        };
+        match decode(row, placements).filter(in_order) {
             Some(reading) => {
                 bytes += reading.values.len();
                 readings.push(reading);
@@ -94,8 +108,13 @@ impl Whose<'_> {
     fn leaves_out(&self, row: &Row<'_>) -> bool {
         let Self::AllBut(devices) = self else { return false };
         let name = row.get_ref(7).ok().and_then(|name| name.as_str().ok());
-        name.and_then(|name| DeviceName::parse(name).ok()).is_some_and(|name| devices.contains(&name))
+        name.and_then(DeviceName::restored).is_some_and(|name| devices.contains(&name))
     }
+}
+
+fn is_settled(settled: &Marks, row: &Row<'_>) -> bool {
+    let integer = |column: usize| row.get_ref(column).ok()?.as_i64().ok();
+    integer(0).zip(integer(1)).is_some_and(|(seq, device)| settled.covers(device, seq))
 }
 
 /// How far to look at once: places that were given up long ago cost nothing.
@@ -129,7 +148,7 @@ fn decode(row: &Row<'_>, placements: &Placements) -> Option<Outbound> {
     };
     Some(Outbound {
         seq: Seq(u64::try_from(seq).ok()?),
-        device: DeviceName::parse(row.get_ref(7).ok()?.as_str().ok()?).ok()?,
+        device: DeviceName::restored(row.get_ref(7).ok()?.as_str().ok()?)?,
         time,
         values: str::from_utf8(payload).ok()?.to_owned(),
     })

@@ -80,7 +80,149 @@ fn what_waits_when_an_own_mark_ends_waits_for_everybodys_uplink() {
     settle(&mut buffer, Some("hall"), 10);
     buffer.end_own_marks(&[name("hall"), name("pump"), name("nobody")]).expect("ended");
     assert_eq!(buffer.own_settlements().expect("read"), BTreeMap::new());
-    assert_eq!(buffer.settlement().expect("read").through, Seq(6), "7 is the first of the pump's that waits");
+    let mark = buffer.settlement().expect("read").through;
+    assert_eq!(mark, Seq(5), "where the pump's was");
+    let on = Stretch { after: mark, through: Seq(10), ..ALL };
+    assert_eq!(found(&mut buffer, &Whose::Everybody, &on), (vec![7, 9], Seq(10)), "hall's are settled");
+}
+
+#[test]
+fn an_own_mark_ends_without_a_look_at_the_journal() {
+    let (bench, mut buffer) = with_readings(&["pump", "hall"], 10);
+    buffer.begin_own_marks(&[name("pump")]).expect("begun");
+    settle(&mut buffer, None, 10);
+    bench.sql("DROP VIEW readings; DROP TABLE journal");
+    buffer.end_own_marks(&[name("pump")]).expect("ended");
+}
+
+#[test]
+fn everybodys_mark_catches_up_in_bounded_pages_and_then_stands_alone() {
+    let (bench, mut buffer) = with_readings(&["pump"], 5);
+    buffer.append(&readings(&["hall"], 6, 5_000)).expect("appended");
+    buffer.begin_own_marks(&[name("pump")]).expect("begun");
+    settle(&mut buffer, Some("pump"), 3);
+    settle(&mut buffer, None, 5_000);
+    buffer.end_own_marks(&[name("pump")]).expect("ended");
+    drop(buffer);
+    let mut buffer = bench.buffer();
+    let pages: Vec<_> = std::iter::from_fn(|| {
+        let after = buffer.settlement().expect("read").through;
+        let on = Stretch { after, through: Seq(5_000), ..ALL };
+        (after < on.through).then(|| {
+            let page = found(&mut buffer, &Whose::Everybody, &on);
+            settle(&mut buffer, None, page.1.0);
+            page
+        })
+    })
+    .collect();
+    let (first, second) = (Seq(4 + UPLINK_PAGE_LOOKED_AT), Seq(5 + 2 * UPLINK_PAGE_LOOKED_AT));
+    assert_eq!(pages, [(vec![4, 5], first), (vec![], second), (vec![], Seq(5_000))]);
+    assert_eq!(bench.number("SELECT count(*) FROM settled_devices"), 0);
+    assert_eq!(bench.number("SELECT catches_up_through + others_through FROM settled"), 0);
+    assert_eq!(bench.buffer().last_seq(), Seq(5_000));
+}
+
+#[test]
+fn readings_leave_as_far_as_each_is_settled_while_everybodys_mark_catches_up() {
+    let (_bench, mut buffer) = with_readings(&["pump", "hall"], 1_000);
+    buffer.begin_own_marks(&[name("pump")]).expect("begun");
+    settle(&mut buffer, Some("pump"), 500);
+    settle(&mut buffer, None, 1_000);
+    buffer.end_own_marks(&[name("pump")]).expect("ended");
+    let tight = Budget { max_bytes: 1, ..ROOMY };
+    assert_eq!(tidy(&mut buffer, &tight, NOW), (750, 0), "all to 500, and hall's behind");
+    assert_eq!(left(&mut buffer), (501..=1_000).step_by(2).collect::<Vec<_>>());
+}
+
+/// Devices come and go from having marks of their own while readings come, are sent, and the power fails.
+#[test]
+fn whatever_marks_begin_and_end_each_reading_is_sent_once_and_in_order() {
+    const DEVICES: [&str; 4] = ["pump", "hall", "roof", "well"];
+    for seed in 1..=20_u64 {
+        let mut chance = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut draw = |bound: u64| {
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (chance >> 33) % bound
+        };
+        let bench = Bench::new();
+        let mut buffer = bench.buffer();
+        let (mut own, mut last) = (BTreeSet::new(), 0);
+        let mut sent: BTreeMap<DeviceName, Vec<u64>> = BTreeMap::new();
+        for _ in 0..120 {
+            let device = name(DEVICES[draw(4) as usize]);
+            match draw(8) {
+                0 | 1 => {
+                    let count = 1 + draw(12);
+                    let devices: Vec<&str> = (0..count).map(|_| DEVICES[draw(4) as usize]).collect();
+                    let records =
+                        devices.iter().zip(last + 1..).map(|(device, seq)| record(seq, device, 1, "{}"));
+                    let batch = Batch { records: records.collect(), ..Batch::default() };
+                    buffer.append(&batch).expect("appended");
+                    last += count;
+                }
+                2 if own.insert(device.clone()) => buffer.begin_own_marks(&[device]).expect("begun"),
+                3 if own.remove(&device) => buffer.end_own_marks(&[device]).expect("ended"),
+                4 => {
+                    drop(buffer);
+                    buffer = bench.buffer();
+                    assert_eq!(buffer.last_seq(), Seq(last));
+                }
+                5 if own.contains(&device) => {
+                    upload(&mut buffer, Some(&device), &own, 1 + draw(5) as usize, &mut sent)
+                }
+                _ => upload(&mut buffer, None, &own, 1 + draw(5) as usize, &mut sent),
+            }
+        }
+        for device in own.clone() {
+            upload(&mut buffer, Some(&device), &own, usize::MAX, &mut sent);
+        }
+        upload(&mut buffer, None, &own, usize::MAX, &mut sent);
+        let mut all: Vec<u64> = sent.values().flatten().copied().collect();
+        all.sort_unstable();
+        assert_eq!(all, (1..=last).collect::<Vec<_>>(), "seed {seed}: each once");
+        assert!(sent.values().all(|seqs| seqs.is_sorted()), "seed {seed}: {sent:?}");
+        let marks: i64 = bench.number("SELECT count(*) FROM settled_devices WHERE ended = 1");
+        assert_eq!(marks, 0, "seed {seed}: everybody's has caught up");
+    }
+}
+
+/// One page of an uplink that begins where the disk says, all of it taken by the hub.
+fn upload(
+    buffer: &mut Buffer,
+    device: Option<&DeviceName>,
+    own: &BTreeSet<DeviceName>,
+    rows_max: usize,
+    sent: &mut BTreeMap<DeviceName, Vec<u64>>,
+) {
+    let mark = match device {
+        None => buffer.settlement().expect("read").through,
+        Some(device) => buffer.own_settlements().expect("read")[device].through,
+    };
+    let whose = device.map_or(Whose::AllBut(own), Whose::Only);
+    let stretch = Stretch { after: mark, through: buffer.last_seq(), rows_max, bytes_max: usize::MAX };
+    let Found { readings, looked_through } = buffer.outbound_of(&whose, &stretch).expect("read");
+    for reading in readings {
+        sent.entry(reading.device).or_default().push(reading.seq.0);
+    }
+    settle(buffer, device.map(DeviceName::as_str), looked_through.0.max(mark.0));
+}
+
+#[test]
+fn what_either_mark_settles_is_settled_by_both_together() {
+    let mark = |through, beyond: &[(u64, u64)]| Settlement {
+        through: Seq(through),
+        beyond: beyond.iter().map(|(first, last)| (Seq(*first), Seq(*last))).collect(),
+        ..Settlement::default()
+    };
+    let both = union(&mark(5, &[(8, 9), (20, 30)]), &mark(3, &[(6, 6), (9, 12), (40, 40)]));
+    assert_eq!(both, mark(6, &[(8, 12), (20, 30), (40, 40)]));
+    assert_eq!(union(&mark(0, &[(2, 3)]), &mark(1, &[])), mark(3, &[]));
+    assert_eq!(union(&mark(9, &[]), &mark(1, &[(3, 4)])), mark(9, &[]));
+    let many: Vec<(u64, u64)> =
+        (0..=UPLINK_STRETCHES as u64).map(|n| (10 * n + 2, 10 * n + 2 + n % 7)).collect();
+    let kept = union(&mark(0, &many), &mark(0, &[]));
+    assert_eq!(kept.beyond.len(), UPLINK_STRETCHES);
+    assert!(kept.beyond.is_sorted());
 }
 
 #[test]

@@ -5,17 +5,18 @@ use rusqlite::{Connection, Transaction, params};
 use super::{
     boots::Boot,
     journal_devices::{Fresh, JournalDevices},
+    set_aside::{self, Kind, SetAsideMax},
 };
 use crate::record::Quarantined;
 
-/// Adds the payloads and drops the oldest beyond `rows_max`; gives back how many were dropped.
+/// Adds the payloads and drops the oldest beyond `most`; gives back how many were dropped.
 pub(super) fn keep(
     transaction: &Transaction<'_>,
     devices: &JournalDevices,
     fresh: &mut Fresh,
     boot: Boot,
     payloads: &[Quarantined],
-    rows_max: u32,
+    most: &SetAsideMax,
 ) -> rusqlite::Result<u64> {
     if payloads.is_empty() {
         return Ok(0);
@@ -35,10 +36,7 @@ pub(super) fn keep(
             payload.payload
         ])?;
     }
-    // Ids have no gaps: rows go only from the front.
-    let dropped = transaction
-        .execute("DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - ?1", [rows_max])?;
-    Ok(dropped as u64)
+    set_aside::keep_newest(transaction, Kind::Payloads, most)
 }
 
 /// How many payloads are kept.

@@ -252,7 +252,7 @@ fn decode(row: &Row<'_>, query: &Query) -> Option<Option<StoredReading>> {
     }
     Some(Some(StoredReading {
         seq: Seq(u64::try_from(seq).ok()?),
-        device: DeviceName::parse(name).ok()?,
+        device: DeviceName::restored(name)?,
         ts,
         time_is_trusted: device_ts.is_some() || synchronised,
         values: str::from_utf8(payload).ok()?.to_owned(),

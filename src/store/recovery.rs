@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::Mono,
     identity::TokenMark,
-    ids::{DeliveryId, IdentityId, MessageId, SessionId},
+    ids::{ClientKey, DeliveryId, IdentityId, MessageId, SessionId},
     mqtt::{PacketId, QoS, TopicFilter},
     session::{
         Message, Terms, Will,
@@ -232,7 +232,7 @@ impl Tables<'_> {
     fn retained(&self) -> rusqlite::Result<Vec<Message>> {
         let mut retained = Vec::new();
         self.each(RETAINED, |row| {
-            retained.push(message(row, 0, self.time(row, 5)?)?);
+            retained.push(message(row, 0, self.time(row, 5)?)?.by(publisher(row, 6)?));
             Some(())
         })?;
         Ok(retained)
@@ -290,6 +290,13 @@ fn message(row: &Row<'_>, first: usize, expires: Option<Mono>) -> Option<Message
     let payload = row.get_ref(first + 1).ok()?.as_blob().ok()?;
     let properties = row.get_ref(first + 2).ok()?.as_blob().ok()?;
     Message::restored(topic, payload, properties, qos(row, first + 3)?, get(row, first + 4)?, expires)
+}
+
+/// Who published a message, whose columns stand from `first` on; none if that was not written, or only half of it.
+fn publisher(row: &Row<'_>, first: usize) -> Option<Option<ClientKey>> {
+    let identity: Option<i64> = get(row, first)?;
+    let client_id: Option<Arc<str>> = get(row, first + 1)?;
+    Some(identity.zip(client_id).map(|(id, client_id)| ClientKey { identity: IdentityId(id), client_id }))
 }
 
 /// The numbers that [`super::sessions`] has put between spaces.

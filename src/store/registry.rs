@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::Wall,
     identity::{Identity, Rights, Role, TokenHash},
-    ids::{DeviceName, IdentityId},
+    ids::{DeviceName, DeviceNameError, IdentityId},
 };
 
 const READ: &str = "read the registry";
@@ -33,8 +33,18 @@ pub struct Registry {
     data_version: i64,
 }
 
-/// A row as read: an identity, or the id of one that is damaged.
-type Readable = Result<Identity, i64>;
+/// A row as read.
+enum Readable {
+    Identity(Identity),
+    /// It is what was written, by a version that let pass a name which is none.
+    Misnamed {
+        id: i64,
+        error: DeviceNameError,
+    },
+    Damaged {
+        id: i64,
+    },
+}
 
 impl Registry {
     /// Opens or makes the registry in `dir`.
@@ -56,14 +66,15 @@ impl Registry {
         Ok(Registry { connection, path, data_version })
     }
 
-    /// Every device and client, sorted by name.
+    /// Every device and client, sorted by name. One with a name that an earlier version let pass is left out, which the
+    /// log says.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if any row is damaged: half a registry is none.
     pub fn identities(&self) -> Result<Vec<Identity>, StoreError> {
         let attempt = Attempt::new(READ, &self.path);
         let rows = read_all(&self.connection).map_err(|e| attempt.sql(e))?;
-        rows.into_iter().map(|row| row.map_err(|id| damaged(attempt, id))).collect()
+        rows.into_iter().filter_map(|row| self.usable(row).transpose()).collect()
     }
 
     /// The device or client called `name`, if there is one.
@@ -72,6 +83,21 @@ impl Registry {
     /// [`StoreError::Corrupt`] if its row is damaged.
     pub fn find(&self, name: &DeviceName) -> Result<Option<Identity>, StoreError> {
         find(&self.connection, name, Attempt::new(READ, &self.path))
+    }
+
+    fn usable(&self, row: Readable) -> Result<Option<Identity>, StoreError> {
+        match row {
+            Readable::Identity(identity) => Ok(Some(identity)),
+            Readable::Misnamed { id, error } => {
+                let path = self.path.display();
+                log::error!(
+                    "the device or client with id {id} in {path} is not let in: {error}; add it again by another name, \
+                     and remove this one: sqlite3 {path} 'DELETE FROM identities WHERE id = {id}'"
+                );
+                Ok(None)
+            }
+            Readable::Damaged { id } => Err(damaged(Attempt::new(READ, &self.path), id)),
+        }
     }
 
     /// Adds a device that is let in from now on, created `now`.
@@ -267,7 +293,12 @@ fn find(
 ) -> Result<Option<Identity>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM identities WHERE name = ?1");
     let row = connection.query_row(&sql, [name.as_str()], decode).optional().map_err(|e| attempt.sql(e))?;
-    row.transpose().map_err(|id| damaged(attempt, id))
+    match row {
+        Some(Readable::Identity(identity)) => Ok(Some(identity)),
+        // Its name is not the one that was asked for, for that is one.
+        Some(Readable::Damaged { id } | Readable::Misnamed { id, .. }) => Err(damaged(attempt, id)),
+        None => Ok(None),
+    }
 }
 
 fn existing(
@@ -308,8 +339,13 @@ fn write(transaction: &Transaction<'_>, identity: &Identity) -> rusqlite::Result
 }
 
 fn checksum(identity: &Identity) -> i64 {
-    let Identity { id, name, role, token_hash, enabled, created, last_seen: _ } = identity;
-    let sum = device_checksum(id.0, *enabled, created.0, &token_hash.0, name.as_str());
+    checksum_as(identity.name.as_str(), identity)
+}
+
+/// The checksum of a row that is `identity` under the name `name`.
+fn checksum_as(name: &str, identity: &Identity) -> i64 {
+    let Identity { id, name: _, role, token_hash, enabled, created, last_seen: _ } = identity;
+    let sum = device_checksum(id.0, *enabled, created.0, &token_hash.0, name);
     match role {
         Role::Device => sum,
         Role::Gateway => gateway_checksum(sum),
@@ -322,26 +358,33 @@ fn checksum(identity: &Identity) -> i64 {
 
 fn decode(row: &Row<'_>) -> rusqlite::Result<Readable> {
     let id: i64 = row.get(0)?;
-    let identity =
-        decode_values(id, row).filter(|identity| row.get(9).is_ok_and(|sum: i64| sum == checksum(identity)));
-    Ok(identity.ok_or(id))
+    Ok(decode_values(id, row).unwrap_or(Readable::Damaged { id }))
 }
 
-fn decode_values(id: i64, row: &Row<'_>) -> Option<Identity> {
+/// `None` if the row is damaged.
+fn decode_values(id: i64, row: &Row<'_>) -> Option<Readable> {
     let flag = |column: usize| match row.get::<_, i64>(column).ok()? {
         number @ (0 | 1) => Some(number == 1),
         _ => None,
     };
     let (kind, publish, subscribe) = (row.get(2).ok()?, row.get(3).ok()?, row.get(4).ok()?);
     let columns = RoleColumns { kind, publish, subscribe, gateway: flag(10)? };
-    Some(Identity {
+    let name = row.get_ref(1).ok()?.as_str().ok()?;
+    let identity = Identity {
         id: IdentityId(id),
-        name: DeviceName::parse(&row.get::<_, String>(1).ok()?).ok()?,
+        name: DeviceName::restored(name)?,
         role: columns.role()?,
         token_hash: TokenHash(row.get(5).ok()?),
         enabled: flag(6)?,
         created: Wall(row.get(7).ok()?),
         last_seen: row.get::<_, Option<i64>>(8).ok()?.map(Wall),
+    };
+    if row.get::<_, i64>(9).ok()? != checksum_as(name, &identity) {
+        return None;
+    }
+    Some(match DeviceName::parse(name) {
+        Ok(_) => Readable::Identity(identity),
+        Err(error) => Readable::Misnamed { id, error },
     })
 }
 

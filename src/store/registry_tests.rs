@@ -48,6 +48,25 @@ fn a_device_is_found_again_after_a_restart() {
 }
 
 #[test]
+fn a_row_with_a_name_that_was_let_pass_once_lets_nobody_in_and_keeps_nobody_out() {
+    let (_bench, registry) = with_pump();
+    let old = "fan\u{FFFE}";
+    let sum = device_checksum(7, true, NOW.0, &token("f").0, old);
+    registry
+        .connection
+        .execute(
+            "INSERT INTO identities (id, name, kind, gateway, token_hash, enabled, created_ms, checksum)
+             VALUES (7, ?1, 0, 0, ?2, 1, ?3, ?4)",
+            params![old, token("f").0, NOW.0, sum],
+        )
+        .expect("inserted");
+    let names: Vec<_> = registry.identities().expect("read").into_iter().map(|device| device.name).collect();
+    assert_eq!(names, [name("pump")]);
+    damage(&registry, "checksum = checksum + 1 WHERE id = 7");
+    assert!(matches!(registry.identities(), Err(StoreError::Corrupt(_))), "a damaged one is told from it");
+}
+
+#[test]
 fn devices_come_sorted_by_name() {
     let (_bench, mut registry) = with_pump();
     registry.add(&name("fan"), &token("f"), NOW).expect("added");

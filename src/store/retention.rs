@@ -1,20 +1,22 @@
 //! Retention: which readings leave the journal, and how its file gives space back.
 //!
 //! One bounded step per call, one transaction each. Readings leave in the order of their places: those the hub has, those
-//! that are too old, and, when there is no room, the oldest; each that the hub does not have is counted by its reason in
+//! that are too old, and, when there is no room, the oldest, but what was set aside goes before them; each that the hub does not have is counted by its reason in
 //! the same transaction. What others write to the file system never costs a reading that waits: the journal then stops
 //! growing, and only what is new takes the place of what is oldest.
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::{
     budget::{Budget, DiskSpace, Policy},
     checksum::JournalRow,
     own_marks::Marks,
     placement::Placements,
+    removed::{Losses, note_boot, note_removed},
     retention_by_device::{self, Did, Search},
+    set_aside::{self, SetAsideMax},
     settled,
 };
 use crate::{clock::Mono, ids::Seq, limits, record::Settlement};
@@ -38,6 +40,8 @@ pub struct Housekeeping {
     pub uploaded: u64,
     /// Readings removed that the hub does not have, by reason.
     pub lost: Losses,
+    /// Payloads dropped from quarantine.
+    pub payloads: u64,
     /// Publishers of readings are to be refused: there is no room, and the policy is not to drop any.
     pub is_full: bool,
     /// The file system has less free space than it should: it is to be looked at again before long.
@@ -58,21 +62,12 @@ pub enum NextStep {
     AfterCommit,
 }
 
-/// Readings lost, by reason; totals since the journal was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
-    /// Older than `max_age`.
-    pub too_old: u64,
-    /// No room for them.
-    pub no_space: u64,
-    /// Rejected by the hub, and no room for them among the rejected.
-    pub rejected: u64,
-}
-
 /// What is remembered from step to step.
 #[derive(Debug, Default)]
 pub(super) struct House {
     pub(super) making_room: bool,
+    /// Some of what was set aside goes before a reading is lost.
+    sets_less_aside: bool,
     /// Nothing may go to make room; said until there is room.
     is_full: bool,
     shrinking: bool,
@@ -146,6 +141,7 @@ pub(super) fn step(
     let front = Front::read(connection, &settlement, orders.rows_max)?;
     house.making_room = room.is_short(house.making_room);
     house.is_full &= house.making_room;
+    house.sets_less_aside = house.making_room && set_aside::exceeds(connection, &SetAsideMax::WHEN_SHORT)?;
     let mut done = Housekeeping { is_tight: room.is_tight, ..Housekeeping::default() };
     let Some(front) = front else {
         done.next = shrink(connection, house, &room, orders)?;
@@ -161,6 +157,10 @@ pub(super) fn step(
     };
     match did {
         Did::Something => done.next = NextStep::Now,
+        Did::Nothing { .. } if house.sets_less_aside => {
+            set_less_aside(connection, &mut done)?;
+            done.next = NextStep::Now;
+        }
         Did::Nothing { is_settled } => {
             house.is_full = house.making_room && orders.budget.policy == Policy::RefuseNew;
             done.next = shrink(connection, house, &room, orders)?;
@@ -220,9 +220,20 @@ fn choose(
     if let Some(removal) = front.settled_beyond(connection)? {
         return Ok(Some(removal));
     }
-    let may_drop = house.making_room && orders.budget.policy == Policy::DropOldest;
+    let may_drop = house.may_drop(orders);
     let last = (front.last - ROWS_KEPT).min(front.first + front.rows_max - 1);
     Ok((may_drop && last >= front.first).then(|| front.removal(last, Why::NoSpace)))
+}
+
+/// Drops some of the oldest payloads in quarantine, and of the oldest rejected readings.
+fn set_less_aside(connection: &mut Connection, done: &mut Housekeeping) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let (payloads, rejected) = set_aside::shrink(&transaction, &SetAsideMax::WHEN_SHORT)?;
+    let lost = Losses { rejected, ..Losses::default() };
+    note_removed(&transaction, 0, &lost)?;
+    transaction.commit()?;
+    (done.payloads, done.lost) = (payloads, lost);
+    Ok(())
 }
 
 fn remove(
@@ -253,47 +264,6 @@ fn remove(
     Ok(())
 }
 
-/// How long its boot lasted is known from the last reading, which is to be removed.
-pub(super) fn note_boot(transaction: &Transaction<'_>, last: i64) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached(
-            "UPDATE boots SET seen_ms = max(seen_ms, (SELECT at_ms FROM journal WHERE seq = ?1))
-             WHERE boot = (SELECT boot FROM journal WHERE seq = ?1)",
-        )?
-        .execute([last])
-        .map(drop)
-}
-
-/// Notes through which place readings were removed, and how many of them are lost.
-pub(super) fn note_removed(
-    transaction: &Transaction<'_>,
-    through: i64,
-    lost: &Losses,
-) -> rusqlite::Result<()> {
-    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    transaction
-        .prepare_cached(
-            "INSERT INTO removed (id, through, too_old, no_space, rejected) VALUES (1, ?1, ?2, ?3, ?4)
-             ON CONFLICT (id) DO UPDATE SET through = max(through, excluded.through),
-             too_old = too_old + excluded.too_old, no_space = no_space + excluded.no_space,
-             rejected = rejected + excluded.rejected",
-        )?
-        .execute(params![through, number(lost.too_old), number(lost.no_space), number(lost.rejected)])
-        .map(drop)
-}
-
-/// Reads through which place readings were removed, and how many are lost.
-pub(super) fn read_removed(connection: &Connection) -> rusqlite::Result<(Seq, Losses)> {
-    let row = connection
-        .query_row("SELECT through, too_old, no_space, rejected FROM removed WHERE id = 1", [], |row| {
-            let number = |column: usize| row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0));
-            let lost = Losses { too_old: number(1)?, no_space: number(2)?, rejected: number(3)? };
-            Ok((Seq(number(0)?), lost))
-        })
-        .optional()?;
-    Ok(row.unwrap_or_default())
-}
-
 /// Gives some free pages back to the file system, if there are more than will soon be needed.
 fn shrink(
     connection: &mut Connection,
@@ -318,6 +288,13 @@ fn shrink(
         super::open::checkpoint(connection)?;
     }
     Ok(NextStep::Now)
+}
+
+impl House {
+    /// Whether readings that wait may go to make room.
+    pub(super) fn may_drop(&self, orders: &Orders<'_>) -> bool {
+        self.making_room && !self.sets_less_aside && orders.budget.policy == Policy::DropOldest
+    }
 }
 
 impl Room {
@@ -484,21 +461,6 @@ impl NextStep {
             Self::At(earlier) => Self::At(earlier.min(at)),
             Self::AfterCommit => Self::At(at),
         }
-    }
-}
-
-impl Losses {
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.too_old + self.no_space + self.rejected
-    }
-}
-
-impl std::ops::AddAssign for Losses {
-    fn add_assign(&mut self, more: Self) {
-        self.too_old += more.too_old;
-        self.no_space += more.no_space;
-        self.rejected += more.rejected;
     }
 }
 

@@ -5,12 +5,10 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::{
     own_marks::Marks,
-    retention::{
-        Front, House, Housekeeping, Losses, Orders, ROWS_KEPT, SWEEP_ROWS, SWEEP_WAIT, Why, note_boot,
-        note_removed,
-    },
+    removed::{Losses, note_boot, note_removed},
+    retention::{Front, House, Housekeeping, Orders, ROWS_KEPT, SWEEP_ROWS, SWEEP_WAIT, Why},
 };
-use crate::{clock::Mono, store::budget::Policy};
+use crate::clock::Mono;
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +67,7 @@ pub(super) fn step(
         }
         return Ok(Did::Something);
     }
-    let may_drop = house.making_room && orders.budget.policy == Policy::DropOldest;
+    let may_drop = house.may_drop(orders);
     let droppable = up_to(front.last - ROWS_KEPT);
     if may_drop && droppable > 0 {
         remove(connection, &window[..droppable], Why::NoSpace, front, done)?;

@@ -4,11 +4,11 @@ use std::fs;
 
 use super::*;
 use crate::{
-    record::Record,
+    record::{Quarantined, Record, Rejected},
     session::Batch,
     store::{
         Buffer, Stretch,
-        test_bench::{Bench, SET, record},
+        test_bench::{Bench, SET, name, record},
     },
 };
 
@@ -191,6 +191,54 @@ fn the_policy_may_be_to_refuse_what_is_new() {
     assert!(buffer.keep_house(&refusing, &PLENTY, NOW, 100).expect("kept").is_full, "room is being made");
     let done = tidy(&mut buffer, &refusing, &PLENTY, NOW);
     assert!(!done.is_full && done.uploaded >= 4700 && done.lost.no_space == 0, "{done:?}");
+}
+
+/// Payloads of 60 kB, set aside in commits of their own.
+fn set_aside(buffer: &mut Buffer, count: u64) {
+    for _ in 0..count {
+        let payload = Quarantined {
+            device: name("fan"),
+            received: Mono(7000),
+            topic: "v1/devices/me/telemetry".to_owned(),
+            reason: "not JSON".to_owned(),
+            payload: vec![b'{'; 60_000],
+        };
+        let batch = Batch { quarantined: vec![payload], ..Batch::default() };
+        buffer.append(&batch).expect("appended");
+        tidy(buffer, &Budget { max_bytes: 16 << 20, ..ROOMY }, &PLENTY, NOW);
+    }
+}
+
+#[test]
+fn a_device_that_sends_nonsense_costs_no_reading_of_others() {
+    let (_bench, mut buffer) = with_readings(20_000);
+    set_aside(&mut buffer, 300);
+    assert_eq!(buffer.lost(), Losses::default());
+    let kept = buffer.quarantine_len().expect("counted");
+    assert_eq!((kept, buffer.quarantine_dropped()), ((4 << 20) / 60_023, 300 - kept), "as many as fit");
+}
+
+#[test]
+fn for_want_of_room_what_was_set_aside_goes_before_readings_that_wait() {
+    for policy in [Policy::DropOldest, Policy::RefuseNew] {
+        let (_bench, mut buffer) = with_readings(8000);
+        let rejected = (1..=200).map(|seq| Rejected { seq: Seq(seq), reason: "too deep".to_owned() });
+        let settlement = Settlement { rejected: rejected.collect(), ..Settlement::default() };
+        buffer.append(&Batch { settlements: vec![settlement], ..Batch::default() }).expect("appended");
+        set_aside(&mut buffer, 30);
+        let small = Budget { max_bytes: 2500 * 1024, policy, ..ROOMY };
+        let done = tidy(&mut buffer, &small, &PLENTY, NOW);
+        assert_eq!((buffer.lost().no_space, done.is_full), (0, false));
+        assert_eq!(left(&mut buffer).len(), 8000);
+        let few = buffer.quarantine_len().expect("counted");
+        assert!(few < 30 && few + buffer.quarantine_dropped() == 30, "each is counted: {few} are left");
+        assert_eq!(buffer.rejected_len().expect("counted") + buffer.lost().rejected, 200);
+        let smaller = Budget { max_bytes: 1200 * 1024, policy, ..ROOMY };
+        let done = tidy(&mut buffer, &smaller, &PLENTY, NOW);
+        assert_eq!(buffer.quarantine_len().expect("counted"), 1, "the newest stays for people to look at");
+        assert_eq!(done.is_full, policy == Policy::RefuseNew);
+        assert_eq!(buffer.lost().no_space > 0, policy == Policy::DropOldest, "only then");
+    }
 }
 
 #[test]

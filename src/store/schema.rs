@@ -28,7 +28,7 @@ pub(super) const JOURNAL: Schema = Schema {
     open_action: "open the journal",
     application_id: 0x4642_4A31,
     shrinks: true,
-    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5, JOURNAL_6],
+    migrations: &[JOURNAL_1, JOURNAL_2, JOURNAL_3, JOURNAL_4, JOURNAL_5, JOURNAL_6, JOURNAL_7, JOURNAL_8],
 };
 
 /// The schema of `registry.db`.
@@ -207,6 +207,21 @@ ALTER TABLE deliveries ADD COLUMN checksum INTEGER;
 ALTER TABLE unreleased ADD COLUMN checksum INTEGER;
 ALTER TABLE wills ADD COLUMN checksum INTEGER;
 ALTER TABLE retained ADD COLUMN checksum INTEGER;
+";
+
+// The mark of a device that is not forwarded as itself any more is kept until everybody's has caught up with it; `others_`
+// is what was everybody's before it went back for that.
+const JOURNAL_7: &str = "
+ALTER TABLE settled_devices ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE settled ADD COLUMN others_through INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE settled ADD COLUMN others_beyond TEXT NOT NULL DEFAULT '';
+ALTER TABLE settled ADD COLUMN catches_up_through INTEGER NOT NULL DEFAULT 0;
+";
+
+// A retained message says who published it, for No Local; of those from before it is not known.
+const JOURNAL_8: &str = "
+ALTER TABLE retained ADD COLUMN identity INTEGER;
+ALTER TABLE retained ADD COLUMN client_id TEXT;
 ";
 
 const REGISTRY_1: &str = "

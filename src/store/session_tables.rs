@@ -4,7 +4,7 @@
 
 use rusqlite::types::ValueRef;
 
-use super::checksum::{VALUES_MAX, delivery_checksum, row_checksum};
+use super::checksum::{VALUES_MAX, delivery_checksum, retained_checksum, row_checksum};
 
 /// One of these tables.
 #[derive(Clone, Copy, Debug)]
@@ -78,11 +78,12 @@ pub(super) const WILLS: Table = Table {
     checksum: row_checksum,
 };
 
+/// The last two columns are younger than the checksum.
 pub(super) const RETAINED: Table = Table {
     name: "retained",
-    columns: &["topic", "payload", "properties", "qos", "retain", "expires_ms"],
+    columns: &["topic", "payload", "properties", "qos", "retain", "expires_ms", "identity", "client_id"],
     keys: 1,
-    checksum: row_checksum,
+    checksum: retained_checksum,
 };
 
 /// Most columns one of them has.

@@ -232,10 +232,12 @@ impl Tables<'_> {
     }
 
     fn put_retained(&self, message: &Message) -> rusqlite::Result<()> {
+        let publisher = message.publisher();
         self.put(
             RETAINED,
-            "INSERT OR REPLACE INTO retained (topic, payload, properties, qos, retain, expires_ms, checksum)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR REPLACE INTO retained
+             (topic, payload, properties, qos, retain, expires_ms, identity, client_id, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             &[
                 text(message.topic().as_str()),
                 Blob(message.payload()),
@@ -243,6 +245,8 @@ impl Tables<'_> {
                 qos(message.qos),
                 flag(message.retain),
                 optional(self.expires_ms(message)),
+                optional(publisher.map(|by| by.identity.0)),
+                publisher.map_or(Null, |by| text(&by.client_id)),
             ],
         )
     }

@@ -5,6 +5,9 @@ use rusqlite::{Connection, Row, Transaction, params, types::ValueRef};
 use super::placement::Placements;
 use crate::{
     ids::{DeviceName, Seq},
+    limits::{
+        ROWS_PER_STEP, SET_ASIDE_BYTES_PER_STEP, SET_ASIDE_BYTES_WHEN_SHORT, SET_ASIDE_ROWS_WHEN_SHORT,
+    },
     record::{Placed, SetAsideId},
 };
 
@@ -23,6 +26,26 @@ pub struct SetAside {
     pub topic: Option<String>,
     /// The bytes as received, or the values of a reading.
     pub payload: Vec<u8>,
+}
+
+/// How much may be set aside of either kind; the newest stays whatever its size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SetAsideMax {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+}
+
+impl SetAsideMax {
+    /// While room is to be made for readings.
+    pub(super) const WHEN_SHORT: Self =
+        Self { rows: SET_ASIDE_ROWS_WHEN_SHORT, bytes: SET_ASIDE_BYTES_WHEN_SHORT };
+}
+
+/// Where things are set aside: payloads in quarantine, or readings the hub does not take.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Payloads,
+    Readings,
 }
 
 const PAYLOADS: &str = "
@@ -87,6 +110,84 @@ pub(super) fn remove(transaction: &Transaction<'_>, over: &[SetAsideId]) -> rusq
     Ok(())
 }
 
+/// Whether more is set aside of either kind than `most`.
+pub(super) fn exceeds(connection: &Connection, most: &SetAsideMax) -> rusqlite::Result<bool> {
+    Ok(Kind::Payloads.last_over(connection, most)?.is_some()
+        || Kind::Readings.last_over(connection, most)?.is_some())
+}
+
+/// Drops the oldest of `kind` beyond `most`; gives back how many.
+pub(super) fn keep_newest(
+    transaction: &Transaction<'_>,
+    kind: Kind,
+    most: &SetAsideMax,
+) -> rusqlite::Result<u64> {
+    match kind.last_over(transaction, most)? {
+        Some(last) => kind.drop_through(transaction, last),
+        None => Ok(0),
+    }
+}
+
+/// Drops some of the oldest of both kinds beyond `most`, as much as a step may; gives back how many of each.
+pub(super) fn shrink(transaction: &Transaction<'_>, most: &SetAsideMax) -> rusqlite::Result<(u64, u64)> {
+    let some = |kind: Kind| -> rusqlite::Result<u64> {
+        let Some(last) = kind.last_over(transaction, most)? else { return Ok(0) };
+        let last = kind.last_of_step(transaction)?.map_or(last, |step| step.min(last));
+        kind.drop_through(transaction, last)
+    };
+    Ok((some(Kind::Payloads)?, some(Kind::Readings)?))
+}
+
+impl Kind {
+    /// Each place with its bytes. What stands behind a long payload in a row is not asked for: it would have to be read.
+    fn sizes(self) -> &'static str {
+        match self {
+            Self::Payloads => {
+                "SELECT id, octet_length(topic) + octet_length(payload) FROM quarantine ORDER BY id"
+            }
+            Self::Readings => "SELECT seq, octet_length(payload) FROM rejected ORDER BY seq",
+        }
+    }
+
+    /// The newest that is too much beside those newer than itself.
+    fn last_over(self, connection: &Connection, most: &SetAsideMax) -> rusqlite::Result<Option<i64>> {
+        let mut statement = connection.prepare_cached(&format!("{} DESC", self.sizes()))?;
+        let mut found = statement.query([])?;
+        let (mut rows, mut bytes) = (0_u64, 0_u64);
+        while let Some(row) = found.next()? {
+            rows += 1;
+            bytes += row.get::<_, i64>(1)?.unsigned_abs();
+            if rows > 1 && (rows > most.rows || bytes > most.bytes) {
+                return row.get(0).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Up to where a step may drop the oldest; `None` if it may drop all.
+    fn last_of_step(self, connection: &Connection) -> rusqlite::Result<Option<i64>> {
+        let mut statement = connection.prepare_cached(self.sizes())?;
+        let mut found = statement.query([])?;
+        let (mut rows, mut bytes) = (0, 0);
+        while let Some(row) = found.next()? {
+            rows += 1;
+            bytes += row.get::<_, i64>(1)?.unsigned_abs();
+            if rows >= ROWS_PER_STEP || bytes >= SET_ASIDE_BYTES_PER_STEP {
+                return row.get(0).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn drop_through(self, transaction: &Transaction<'_>, last: i64) -> rusqlite::Result<u64> {
+        let sql = match self {
+            Self::Payloads => "DELETE FROM quarantine WHERE id <= ?1",
+            Self::Readings => "DELETE FROM rejected WHERE seq <= ?1",
+        };
+        transaction.prepare_cached(sql)?.execute([last]).map(|rows| rows as u64)
+    }
+}
+
 fn read(
     connection: &Connection,
     sql: &str,
@@ -116,7 +217,7 @@ fn decode(row: &Row<'_>, placements: &Placements) -> Option<SetAside> {
     };
     Some(SetAside {
         id: if topic.is_some() { SetAsideId::Payload(number) } else { SetAsideId::Reading(Seq(number)) },
-        device: DeviceName::parse(text(1)?).ok()?,
+        device: DeviceName::restored(text(1)?)?,
         time,
         reason: text(5)?.to_owned(),
         topic,

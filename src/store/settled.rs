@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
     own_marks,
-    retention::{self, Losses},
+    removed::{self, Losses},
+    set_aside::{self, Kind, SetAsideMax},
 };
 use crate::{
     ids::Seq,
@@ -36,11 +37,11 @@ pub(super) fn beyond_text(settlement: &Settlement) -> String {
 pub(super) fn write(
     transaction: &Transaction<'_>,
     settlement: &Settlement,
-    rows_max: u32,
+    most: &SetAsideMax,
 ) -> rusqlite::Result<u64> {
     if let Some(device) = &settlement.of {
         own_marks::write(transaction, device, settlement)?;
-        return set_aside(transaction, &settlement.rejected, rows_max);
+        return copy_aside(transaction, &settlement.rejected, most);
     }
     transaction
         .prepare_cached(
@@ -53,11 +54,16 @@ pub(super) fn write(
             beyond_text(settlement),
             i64::try_from(settlement.rejected.len()).unwrap_or(i64::MAX)
         ])?;
-    set_aside(transaction, &settlement.rejected, rows_max)
+    own_marks::forget_if_caught_up(transaction)?;
+    copy_aside(transaction, &settlement.rejected, most)
 }
 
 /// Copies readings out of the journal, before anything deletes them there.
-fn set_aside(transaction: &Transaction<'_>, rejected: &[Rejected], rows_max: u32) -> rusqlite::Result<u64> {
+fn copy_aside(
+    transaction: &Transaction<'_>,
+    rejected: &[Rejected],
+    most: &SetAsideMax,
+) -> rusqlite::Result<u64> {
     if rejected.is_empty() {
         return Ok(0);
     }
@@ -68,14 +74,11 @@ fn set_aside(transaction: &Transaction<'_>, rejected: &[Rejected], rows_max: u32
     for reading in rejected {
         copy.execute(params![number(reading.seq), reading.reason])?;
     }
-    let dropped = transaction.execute(
-        "DELETE FROM rejected WHERE seq NOT IN (SELECT seq FROM rejected ORDER BY seq DESC LIMIT ?1)",
-        [rows_max],
-    )?;
+    let dropped = set_aside::keep_newest(transaction, Kind::Readings, most)?;
     if dropped > 0 {
-        retention::note_removed(transaction, 0, &Losses { rejected: dropped as u64, ..Losses::default() })?;
+        removed::note_removed(transaction, 0, &Losses { rejected: dropped, ..Losses::default() })?;
     }
-    Ok(dropped as u64)
+    Ok(dropped)
 }
 
 /// How many readings the hub did not take are kept.
@@ -86,12 +89,7 @@ pub(super) fn rejected_len(connection: &Connection) -> rusqlite::Result<u64> {
 
 /// The largest place the mark speaks of: no reading may get it again.
 pub(super) fn last_seq(connection: &Connection) -> rusqlite::Result<Seq> {
-    let settlement = read(connection)?;
-    let own = own_marks::read(connection)?.into_values();
-    let ends = own.chain([settlement]).map(|settlement| {
-        settlement.beyond.last().map_or(settlement.through, |(_, last)| *last).max(settlement.through)
-    });
-    Ok(ends.max().unwrap_or_default())
+    Ok(own_marks::last(&read(connection)?).max(own_marks::last_seq(connection)?))
 }
 
 pub(super) fn stretches(text: &str, through: Seq) -> Vec<(Seq, Seq)> {

@@ -169,14 +169,14 @@ impl Connection {
         self.last_received = now;
     }
 
-    /// PINGRESP has come.
-    pub(super) fn on_pingresp(&mut self) {
-        self.ping_sent = None;
+    /// PINGRESP has come; how long it took is given back.
+    pub(super) fn on_pingresp(&mut self, now: Mono) -> Option<Duration> {
+        self.ping_sent.take().map(|sent| now.since(sent))
     }
 
-    /// What is due next, and when. While something is on its way, silence is noticed within the flight's ack timeout.
+    /// What is due next, and when. While something is on its way, silence is noticed within the flight's patience.
     pub(super) fn next_due(&self, flight: &Flight) -> (Mono, Due) {
-        let patience = flight.ack_timeout();
+        let patience = flight.silence_timeout();
         let oldest = flight.oldest_sent();
         let mut next = (self.last_sent + self.keep_alive * 3 / 4, Due::Ping);
         let mut or_earlier = |time: Mono, due| next = if time < next.0 { (time, due) } else { next };
@@ -188,7 +188,7 @@ impl Connection {
             }
         }
         if let Some(oldest) = oldest {
-            or_earlier(oldest + patience * 3 / 2, Due::Unanswered);
+            or_earlier(oldest + flight.answer_timeout(), Due::Unanswered);
         }
         if let Phase::Asking { until, .. } = self.phase {
             or_earlier(until, Due::Unlimited);
@@ -277,7 +277,7 @@ mod tests {
         connection.note_ping(Mono(0) + SECOND * 15);
         assert_eq!(connection.next_due(&flight), (Mono(0) + SECOND * 25, Due::Dead));
         connection.note_received(Mono(0) + SECOND * 16);
-        connection.on_pingresp();
+        connection.on_pingresp(Mono(0));
         assert_eq!(connection.next_due(&flight), (Mono(0) + SECOND * 26, Due::Ping));
         connection.note_received(Mono(0) + SECOND * 26);
         assert_eq!(connection.next_due(&flight), (Mono(0) + SECOND * 35, Due::Unanswered));

@@ -175,6 +175,7 @@ impl Uplink {
             self.tell(true, format!("{words}; next attempt in {seconds} s, {backlog}"));
         }
         self.people.last_error = Some((words, self.now.mono));
+        self.clock_wait.on_lost(self.now.mono);
         self.link = Link::Waiting { until: self.now.mono + wait, why: pause };
         self.close_wanted = true;
         self.incoming = Vec::new();

@@ -9,7 +9,8 @@ use crate::{
     clock::Mono,
     ids::DeviceName,
     limits::{
-        UPLINK_ACK_TIMEOUT_MAX, UPLINK_FLIGHT_BYTES_FIRST, UPLINK_FLIGHT_BYTES_MAX, UPLINK_FLIGHT_BYTES_MIN,
+        UPLINK_ACK_TIMEOUT_MAX, UPLINK_CONNACK_TIMEOUT_MAX, UPLINK_FLIGHT_BYTES_FIRST,
+        UPLINK_FLIGHT_BYTES_MAX, UPLINK_FLIGHT_BYTES_MIN,
     },
     mqtt::PacketId,
     record::Outbound,
@@ -21,6 +22,9 @@ use super::lane::LaneKind;
 const QUICK: Duration = Duration::from_secs(2);
 /// An answer that takes longer than this says that the link bears less.
 const SLOW: Duration = Duration::from_secs(8);
+/// What a byte may take, once a link was found to be slow, and on the slowest.
+const BYTE_TIME: Duration = Duration::from_millis(1);
+const BYTE_TIME_MAX: Duration = Duration::from_millis(16);
 
 /// A message on its way.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) struct InFlight {
     pub(super) packet_id: PacketId,
     pub(super) content: Content,
     pub(super) payload_bytes: usize,
+    /// Bytes of payload on their way when it left, its own among them.
+    queued_bytes: usize,
     pub(super) sent: Mono,
     /// How long nothing had gone before it.
     pub(super) quiet: Duration,
@@ -64,8 +70,13 @@ pub(super) struct Flight {
     budget_max: usize,
     /// Up to here the budget doubles, beyond it grows slowly: it was too much once.
     doubles_until: usize,
+    /// How long a small message and its answer may take.
     ack_timeout: Duration,
     ack_timeout_min: Duration,
+    /// What each byte before the answer may take beside that.
+    byte_time: Duration,
+    /// Whether the hub has been found to answer late though it is there.
+    hub_is_busy: bool,
 }
 
 impl Flight {
@@ -82,6 +93,8 @@ impl Flight {
             doubles_until: budget_max,
             ack_timeout,
             ack_timeout_min: ack_timeout,
+            byte_time: Duration::ZERO,
+            hub_is_busy: false,
         }
     }
 
@@ -141,9 +154,26 @@ impl Flight {
         (self.payload_bytes == 0 || room >= self.budget / 4).then_some(room)
     }
 
-    /// How long an answer may take.
-    pub(super) fn ack_timeout(&self) -> Duration {
-        self.ack_timeout
+    /// How long there may be silence.
+    pub(super) fn silence_timeout(&self) -> Duration {
+        let bytes = self.messages.front().map_or(0, |oldest| oldest.queued_bytes);
+        let on_their_way = self.byte_time.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
+        (self.ack_timeout + on_their_way).min(self.ack_timeout_max())
+    }
+
+    /// How long the oldest message may wait for its answer while there is no silence.
+    pub(super) fn answer_timeout(&self) -> Duration {
+        let of_the_hub = if self.hub_is_busy { self.ack_timeout_min * 2 } else { self.ack_timeout_min };
+        self.silence_timeout().max(of_the_hub.min(self.ack_timeout_max())) * 3 / 2
+    }
+
+    /// How long the answer to CONNECT may take.
+    pub(super) fn connack_timeout(&self) -> Duration {
+        self.ack_timeout.min(UPLINK_CONNACK_TIMEOUT_MAX.max(self.ack_timeout_min))
+    }
+
+    fn ack_timeout_max(&self) -> Duration {
+        UPLINK_ACK_TIMEOUT_MAX.max(self.ack_timeout_min)
     }
 
     /// An identifier that nothing on its way has; they are not used again soon, so that a late answer meets nobody.
@@ -172,7 +202,9 @@ impl Flight {
     ) {
         self.last_id = packet_id.get();
         self.payload_bytes += payload_bytes;
-        self.messages.push_back(InFlight { packet_id, content, payload_bytes, sent: now, quiet });
+        let queued_bytes = self.payload_bytes;
+        let message = InFlight { packet_id, content, payload_bytes, queued_bytes, sent: now, quiet };
+        self.messages.push_back(message);
     }
 
     /// Takes the message that a PUBACK answers; nothing if none of this identifier is on its way: the answer is late,
@@ -190,28 +222,54 @@ impl Flight {
         std::mem::take(&mut self.messages).into()
     }
 
-    /// The hub took a message of `payload_bytes` bytes, `took` after it left.
-    pub(super) fn note_taken(&mut self, payload_bytes: usize, took: Duration) {
+    /// The hub took readings, in `message`.
+    pub(super) fn note_taken(&mut self, message: &InFlight, now: Mono) {
+        let took = now.since(message.sent);
         self.ack_timeout = (self.ack_timeout / 2).max(self.ack_timeout_min);
+        self.hub_is_busy &= took > self.ack_timeout_min;
+        if message.queued_bytes > UPLINK_FLIGHT_BYTES_MIN {
+            let bytes = u32::try_from(message.queued_bytes).unwrap_or(u32::MAX);
+            self.byte_time = self.byte_time.min(took * 2 / bytes);
+        }
         if took > SLOW {
             self.shrink(2);
         } else if took < QUICK {
-            let growth = if self.budget < self.doubles_until { payload_bytes } else { payload_bytes / 16 };
+            let bytes = message.payload_bytes;
+            let growth = if self.budget < self.doubles_until { bytes } else { bytes / 16 };
             self.budget = (self.budget + growth).min(self.budget_max);
         }
     }
 
-    /// Not a word came: less at once, and more patience, for the link may be a slow one.
+    /// The hub has answered something small, `took` after it left: a quick answer says that no link is waited for, so
+    /// that silence says what it says at first.
+    pub(super) fn note_small_answer(&mut self, took: Duration) {
+        if took < QUICK {
+            self.ack_timeout = self.ack_timeout_min;
+        }
+    }
+
+    /// No answer to CONNECT came: more patience the next time.
+    pub(super) fn note_unanswered_connect(&mut self) {
+        let doubled = (self.ack_timeout * 2).min(UPLINK_CONNACK_TIMEOUT_MAX);
+        self.ack_timeout = self.ack_timeout.max(doubled);
+    }
+
+    /// Not a word came: less at once, and more patience, for the link may be a slow one. If there was much on its way,
+    /// it is the bytes that are given more time.
     pub(super) fn note_silence(&mut self) {
         self.shrink(4);
-        self.ack_timeout = (self.ack_timeout * 2).min(UPLINK_ACK_TIMEOUT_MAX.max(self.ack_timeout_min));
+        self.ack_timeout = (self.ack_timeout * 2).min(self.ack_timeout_max());
+        let bytes = self.messages.front().map_or(0, |oldest| oldest.queued_bytes);
+        if bytes > UPLINK_FLIGHT_BYTES_MIN {
+            self.byte_time = (self.byte_time * 2).clamp(BYTE_TIME, BYTE_TIME_MAX);
+        }
     }
 
     /// Words came but not the answer: a little more patience, for the hub may be a busy one. Much more would only make
     /// it take long to find a message the hub never answers.
     pub(super) fn note_unanswered(&mut self) {
         self.shrink(4);
-        self.ack_timeout = self.ack_timeout.max((self.ack_timeout_min * 2).min(UPLINK_ACK_TIMEOUT_MAX));
+        self.hub_is_busy = true;
     }
 
     /// The link, or the hub, bears only a `part` of what it was given.
@@ -224,6 +282,8 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn flight() -> Flight {
         Flight::new(256 * 1024, Duration::from_secs(20))
@@ -260,14 +320,22 @@ mod tests {
         assert_eq!(announce(&mut flight, 1), first);
     }
 
+    /// A message of so many bytes is taken `took` after it left.
+    fn carry(flight: &mut Flight, bytes: usize, took: Duration) {
+        let id = announce(flight, bytes);
+        let message = flight.take(id).expect("on its way");
+        flight.note_taken(&message, Mono(0) + took);
+    }
+
     #[test]
     fn a_quick_link_soon_bears_the_most_and_a_slow_one_little() {
         let mut flight = flight();
         for _ in 0..40 {
-            flight.note_taken(flight.room_bytes().expect("nothing is on its way"), Duration::from_millis(50));
+            let bytes = flight.room_bytes().expect("nothing is on its way");
+            carry(&mut flight, bytes, Duration::from_millis(50));
         }
         assert_eq!(flight.room_bytes(), Some(256 * 1024));
-        (0..40).for_each(|_| flight.note_taken(100, Duration::from_secs(9)));
+        (0..40).for_each(|_| carry(&mut flight, 100, Duration::from_secs(9)));
         assert_eq!(flight.room_bytes(), Some(UPLINK_FLIGHT_BYTES_MIN));
     }
 
@@ -275,9 +343,48 @@ mod tests {
     fn patience_grows_with_each_silence_and_returns_with_answers() {
         let mut flight = flight();
         (0..20).for_each(|_| flight.note_silence());
-        assert_eq!(flight.ack_timeout(), UPLINK_ACK_TIMEOUT_MAX);
-        (0..20).for_each(|_| flight.note_taken(1, Duration::from_secs(1)));
-        assert_eq!(flight.ack_timeout(), Duration::from_secs(20));
+        assert_eq!(flight.silence_timeout(), UPLINK_ACK_TIMEOUT_MAX);
+        assert_eq!(flight.connack_timeout(), UPLINK_CONNACK_TIMEOUT_MAX);
+        (0..20).for_each(|_| carry(&mut flight, 1, SECOND));
+        assert_eq!(flight.silence_timeout(), SECOND * 20);
+        (0..20).for_each(|_| flight.note_silence());
+        flight.note_small_answer(SECOND * 3);
+        assert_eq!(flight.silence_timeout(), UPLINK_ACK_TIMEOUT_MAX);
+        flight.note_small_answer(SECOND);
+        assert_eq!(flight.silence_timeout(), SECOND * 20);
+    }
+
+    #[test]
+    fn what_a_slow_link_is_given_for_much_it_is_not_given_for_little() {
+        let mut flight = flight();
+        for _ in 0..10 {
+            announce(&mut flight, 20_000);
+            flight.note_silence();
+            flight.note_small_answer(SECOND);
+            flight.take_all();
+        }
+        announce(&mut flight, 20_000);
+        assert_eq!(flight.silence_timeout(), SECOND * 20 + BYTE_TIME_MAX * 20_000);
+        flight.take_all();
+        announce(&mut flight, UPLINK_FLIGHT_BYTES_MIN);
+        assert!(flight.silence_timeout() < SECOND * 30, "{:?}", flight.silence_timeout());
+        flight.take_all();
+        carry(&mut flight, 20_000, SECOND * 100);
+        announce(&mut flight, 20_000);
+        assert_eq!(flight.silence_timeout(), SECOND * 220, "twice what it took last");
+    }
+
+    #[test]
+    fn a_busy_hub_is_given_a_little_more_until_it_is_not_busy() {
+        let mut flight = flight();
+        assert_eq!(flight.answer_timeout(), SECOND * 30);
+        flight.note_unanswered();
+        flight.note_small_answer(SECOND);
+        assert_eq!((flight.silence_timeout(), flight.answer_timeout()), (SECOND * 20, SECOND * 60));
+        carry(&mut flight, 1, SECOND * 35);
+        assert_eq!(flight.answer_timeout(), SECOND * 60);
+        carry(&mut flight, 1, SECOND);
+        assert_eq!(flight.answer_timeout(), SECOND * 30);
     }
 
     #[test]

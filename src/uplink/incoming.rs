@@ -70,14 +70,19 @@ impl Uplink {
 
     fn on_packet(&mut self, packet: &Packet<'_>) {
         match (&self.link, packet) {
-            (Link::Greeting { version, .. }, Packet::ConnAck(connack)) => self.on_connack(connack, *version),
+            (Link::Greeting { version, since, .. }, Packet::ConnAck(connack)) => {
+                self.uploader.flight.note_small_answer(self.now.mono.since(*since));
+                self.on_connack(connack, *version);
+            }
             (Link::Open(_), Packet::Publish(publish)) => self.on_publish(publish),
             (Link::Open(_), Packet::PubAck(ack)) => self.on_puback(ack),
             (Link::Open(_), Packet::PubRel(ack)) => self.acknowledge(ack.packet_id, Packet::PubComp),
             (Link::Open(_), Packet::SubAck(suback)) => self.on_suback(suback),
             (Link::Open(_), Packet::PingResp) => {
-                if let Link::Open(connection) = &mut self.link {
-                    connection.on_pingresp();
+                if let Link::Open(connection) = &mut self.link
+                    && let Some(took) = connection.on_pingresp(self.now.mono)
+                {
+                    self.uploader.flight.note_small_answer(took);
                 }
             }
             (_, Packet::Disconnect(disconnect)) => self.on_disconnect(disconnect),
@@ -124,6 +129,7 @@ impl Uplink {
             self.people.alarm = None;
         }
         self.link = Link::Open(Box::new(connection));
+        self.clock_wait.on_let_in(self.now.mono);
         let backlog = self.backlog_words();
         self.tell(false, format!("the hub has let us in (MQTT level {}), {backlog}", version.level()));
         self.queues.open();
@@ -138,7 +144,7 @@ impl Uplink {
     pub(super) fn begin_uploading(&mut self) {
         let Link::Open(connection) = &mut self.link else { return };
         connection.phase = Phase::Uploading;
-        self.uploader.open(self.settings.order);
+        self.uploader.open();
         if !self.settings.mode.is_gateway() {
             return;
         }

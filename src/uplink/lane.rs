@@ -119,6 +119,11 @@ impl Lane {
         &self.waiting
     }
 
+    /// Where `seq` is among those waiting, if it is.
+    pub(super) fn place_of(&self, seq: Seq) -> Option<usize> {
+        self.waiting.binary_search_by_key(&seq, |row| row.seq).ok()
+    }
+
     /// Takes the readings at the ascending `places` among those waiting; they are on their way now.
     pub(super) fn send(&mut self, places: &[usize]) -> Vec<Outbound> {
         let in_front = places.iter().copied().eq(0..places.len());

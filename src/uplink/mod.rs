@@ -33,6 +33,7 @@
 //! nothing: it asks whether the hub knows a token.
 
 mod backoff;
+mod clock_wait;
 mod connection;
 mod device_mode;
 mod downlink;
@@ -74,6 +75,7 @@ pub use status::{Notice, State, Status};
 pub use trial::{Finding, Trial};
 
 use backoff::Backoff;
+use clock_wait::ClockWait;
 use connection::{Connection, Due, Phase};
 use downlink::Queues;
 use ending::{Blame, Pause};
@@ -116,6 +118,7 @@ pub struct Uplink {
     connect_wanted: bool,
     close_wanted: bool,
     clock_synchronised: bool,
+    clock_wait: ClockWait,
     /// What the last look for something to send has found to wait for.
     wait: Wait,
     /// Connections that ended while the limits were being asked for; a hub that does it twice is not asked again.
@@ -142,6 +145,7 @@ enum Link {
     },
     /// CONNECT was sent.
     Greeting {
+        since: Mono,
         until: Mono,
         version: ProtocolVersion,
     },
@@ -198,6 +202,7 @@ impl Uplink {
             connect_wanted: true,
             close_wanted: false,
             clock_synchronised: false,
+            clock_wait: ClockWait::new(settings.clock_wait),
             wait: Wait::default(),
             ended_asking: 0,
             ended_subscribing: 0,
@@ -278,9 +283,14 @@ impl Uplink {
 
     /// A person has had a look: what is waited for before the next attempt may be over.
     pub fn try_now(&mut self, now: Now) {
+        self.try_within(Duration::ZERO, now);
+    }
+
+    /// The same where many are to try again, and not all at once: the next attempt begins after `wait` at the latest.
+    pub fn try_within(&mut self, wait: Duration, now: Now) {
         self.now = now;
         if let Link::Waiting { until, .. } = &mut self.link {
-            *until = now.mono;
+            *until = (now.mono + wait).min(*until);
             self.try_again_if_due();
         }
         self.finish();
@@ -342,6 +352,7 @@ impl Uplink {
                 self.lose("no connection to the hub came up in time", Blame::Link, Pause::BackOff);
             }
             Link::Greeting { until, .. } if *until <= now.mono => {
+                self.uploader.flight.note_unanswered_connect();
                 self.lose("the hub did not answer CONNECT in time", Blame::Link, Pause::BackOff);
             }
             Link::Open(_) => self.do_what_is_due(),
@@ -508,9 +519,7 @@ impl Uplink {
 
     /// When readings whose time is not known go all the same; `None` if they do not wait.
     fn clock_wait_over(&self) -> Option<Mono> {
-        let wait = self.settings.clock_wait.filter(|_| !self.clock_synchronised)?;
-        // Mono counts from the boot of the machine.
-        Some(Mono(0) + wait)
+        if self.clock_synchronised { None } else { self.clock_wait.over(self.now.mono) }
     }
 
     fn waits_for_clock(&self) -> bool {

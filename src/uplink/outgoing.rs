@@ -60,8 +60,9 @@ impl Uplink {
         let bytes = connect_bytes(version, client_id, *keep_alive_s, user_name, password);
         self.people.bytes_sent += bytes.len() as u64;
         self.output.push(&bytes);
-        let until = self.now.mono + self.uploader.flight.ack_timeout();
-        self.link = Link::Greeting { until, version };
+        let since = self.now.mono;
+        let until = since + self.uploader.flight.connack_timeout();
+        self.link = Link::Greeting { since, until, version };
     }
 
     /// SUBSCRIBE to what the hub may send us. What we publish ourselves does not come back, and nothing that was kept.
@@ -131,9 +132,12 @@ impl Uplink {
             if is_presence_first && self.send_presence(&bounds, &mut also) {
                 continue;
             }
+            let made_room = self.uploader.makes_room();
             match self.uploader.next(&self.settings.mode, &bounds, &mut self.pace, self.now.mono) {
                 Next::Announce(device) => self.send_announcement(device),
                 Next::Send(parcel) => self.send_parcel(parcel),
+                // What was put aside meanwhile may go.
+                Next::Wait(_) if made_room && !self.uploader.makes_room() => {}
                 Next::Wait(_) if !is_presence_first && self.send_presence(&bounds, &mut also) => continue,
                 Next::Wait(mut wait) => {
                     also.until.into_iter().for_each(|at| wait.until(at));
@@ -153,7 +157,7 @@ impl Uplink {
             self.tell(true, "an answer to a command is larger than the hub takes; it is dropped".to_owned());
             return true;
         }
-        if !self.uploader.has_place(bounds) {
+        if !self.uploader.has_place_aside(bounds) {
             return false;
         }
         let ready = self.pace.message_ready_at(self.now.mono);
@@ -183,7 +187,7 @@ impl Uplink {
             return false;
         }
         let is_full = flight.presence_len() >= UPLINK_PRESENCE_WINDOW;
-        if is_full || poison.is_judging() || !self.uploader.has_place(bounds) {
+        if is_full || poison.is_judging() || !self.uploader.has_place_aside(bounds) {
             return false;
         }
         let ready = self.pace.spare_message_ready_at(now);
@@ -216,8 +220,8 @@ impl Uplink {
     fn send_message(&mut self, topic: &str, payload: &str, content: Content) {
         let quiet = self.pace.note_message(self.now.mono);
         let packet_id = self.uploader.flight.next_id();
-        self.send_publish(topic, packet_id, payload.as_bytes());
         self.uploader.flight.note_sent(packet_id, content, payload.len(), quiet, self.now.mono);
+        self.send_publish(topic, packet_id, payload.as_bytes());
     }
 
     fn send_parcel(&mut self, parcel: Parcel) {
@@ -226,13 +230,18 @@ impl Uplink {
         let topic = self.settings.mode.topic(&device);
         let quiet = self.pace.note_telemetry(&device, points, self.now.mono);
         let packet_id = self.uploader.flight.next_id();
-        self.send_publish(&topic, packet_id, payload.as_bytes());
         let content = Content::Readings { lane, rows };
         self.uploader.flight.note_sent(packet_id, content, payload.len(), quiet, self.now.mono);
+        self.send_publish(&topic, packet_id, payload.as_bytes());
     }
 
+    /// Sends what is noted as being on its way: if that ends the connection, it comes back with the rest.
     fn send_publish(&mut self, topic: &str, packet_id: PacketId, payload: &[u8]) {
         let Link::Open(connection) = &mut self.link else { return };
+        let Ok(name) = TopicName::parse(topic) else {
+            // Readings without a topic were set aside before.
+            return self.lose("a message of ours has no topic", Blame::Link, Pause::BackOff);
+        };
         let (alias, in_full) = match connection.naming(topic) {
             Naming::InFull => (None, true),
             Naming::Introduce(alias) => (Some(alias), true),
@@ -242,12 +251,11 @@ impl Uplink {
         if let Some(alias) = alias {
             properties.push(Property::TopicAlias(alias));
         }
-        let topic = TopicName::parse(topic).expect("the configuration and device names hold no wildcards");
         self.send(&Packet::Publish(Publish {
             dup: false,
             qos: QoS::AtLeastOnce,
             retain: false,
-            topic: in_full.then_some(topic),
+            topic: in_full.then_some(name),
             packet_id: Some(packet_id),
             properties: properties.as_properties(),
             payload,

@@ -111,6 +111,11 @@ impl Pace {
         now.max(after_gap).max(whole).max(own)
     }
 
+    /// Whether a message of `points` values might go now if its device had no rate of its own.
+    pub(super) fn bears_beside_device(&mut self, points: u32, now: Mono) -> bool {
+        self.telemetry.ready_at(points, now).max(self.quiet_at(self.gap, now)) <= now
+    }
+
     /// How many values a message of `device` may carry now.
     pub(super) fn points_room(&mut self, device: &DeviceName, now: Mono) -> u32 {
         let whole = self.telemetry.points.room(now);

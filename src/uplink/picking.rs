@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use crate::{
     clock::Mono,
     device_api::gateway,
-    ids::DeviceName,
-    limits::{UPLINK_GAP_DOUBTED, UPLINK_MESSAGE_ROWS},
+    ids::{DeviceName, Seq},
+    limits::{UPLINK_GAP_DOUBTED, UPLINK_MESSAGE_ROWS, UPLINK_OVERTAKEN_MAX},
+    mqtt::TopicName,
     record::{Outbound, Placed, Rejected},
 };
 
@@ -63,6 +64,25 @@ pub(super) struct Wait {
     pub(super) for_clock: bool,
     /// Whether everybody waits for quiet, so that one reading can be judged.
     for_quiet: bool,
+    /// The first reading found that waits only because it is more than a smaller one.
+    for_size: Option<Seq>,
+}
+
+/// A reading that smaller ones overtake: with enough of them it would never go, and the mark would stand still.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overtaken {
+    seq: Seq,
+    since: Mono,
+}
+
+/// What is to be done about a reading that was overtaken for too long.
+enum Remedy {
+    /// Nothing: there is none, or it waits for something else by now.
+    Nothing,
+    /// It goes, or everybody waits until it may.
+    Everybody(Next),
+    /// What else there is of its device waits until it may go: only that device's own rate is in its way.
+    Device(DeviceName),
 }
 
 impl Wait {
@@ -80,8 +100,8 @@ enum Found {
         places: Vec<usize>,
         points: u32,
     },
-    /// The reading at this place is larger than the other end takes.
-    TooLarge(usize),
+    /// The reading at this place cannot go, for this reason.
+    Unfit(usize, String),
     Nothing,
 }
 
@@ -89,34 +109,100 @@ impl Uploader {
     /// What to do next; whatever is told to be sent counts as being on its way in its lane, and must be sent.
     pub(super) fn next(&mut self, mode: &Mode, bounds: &Bounds, pace: &mut Pace, now: Mono) -> Next {
         let mut wait = Wait::default();
-        if !self.has_place(bounds) {
-            return Next::Wait(wait);
+        let next = self.pick(mode, bounds, pace, &mut wait, now);
+        if let (None, Some(seq)) = (self.overtaken, wait.for_size) {
+            self.overtaken = Some(Overtaken { seq, since: now });
         }
-        if let Some(next) = self.next_suspect(mode, pace, &mut wait, now) {
+        next
+    }
+
+    fn pick(&mut self, mode: &Mode, bounds: &Bounds, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Next {
+        self.makes_room = false;
+        if !self.has_place(bounds) {
+            return Next::Wait(*wait);
+        }
+        if let Some(next) = self.next_retry(mode, pace, wait, now) {
             return next;
         }
+        let put_off = match self.help_overtaken(mode, bounds, pace, wait, now) {
+            Remedy::Nothing => None,
+            Remedy::Device(device) => Some(device),
+            Remedy::Everybody(next) => return next,
+        };
         for place in self.lanes_by_turn() {
             loop {
                 let lane = &self.lanes[place];
-                let look =
-                    Look { lane, uploader: self, mode, bounds, busy: self.flight.busy_devices(lane.kind) };
-                match look.find(pace, &mut wait, now) {
-                    Found::Nothing if wait.for_quiet => return Next::Wait(wait),
+                let mut look = Look::at(lane, self, mode, bounds);
+                look.busy.extend(put_off.clone());
+                match look.find(pace, wait, now) {
+                    Found::Nothing if wait.for_quiet || self.awaits_probe(lane) => return Next::Wait(*wait),
                     Found::Nothing => break,
                     Found::Announce(device) => return Next::Announce(device),
-                    Found::TooLarge(at) if self.may_reject() => self.reject_too_large(place, at, bounds, now),
-                    Found::TooLarge(_) => break,
+                    Found::Unfit(at, reason) if self.may_reject() => {
+                        self.reject_unfit(place, at, reason, now)
+                    }
+                    Found::Unfit(..) => break,
                     Found::Readings { places, points } => {
-                        self.note_turn(place, bounds.fresh_percent);
-                        let lane = &mut self.lanes[place];
-                        let rows = lane.send(&places);
-                        let (device, lane) = (rows[0].device.clone(), Some(lane.kind));
-                        return Next::Send(Parcel { device, lane, rows, points });
+                        return self.send_of(place, &places, points, bounds);
                     }
                 }
             }
         }
-        Next::Wait(wait)
+        Next::Wait(*wait)
+    }
+
+    /// Sends the reading that was overtaken for too long, or sees to it that it may go before others.
+    fn help_overtaken(
+        &mut self,
+        mode: &Mode,
+        bounds: &Bounds,
+        pace: &mut Pace,
+        wait: &mut Wait,
+        now: Mono,
+    ) -> Remedy {
+        let Some(Overtaken { seq, since }) = self.overtaken else { return Remedy::Nothing };
+        let found = (0..self.lanes.len()).find_map(|lane| Some((lane, self.lanes[lane].place_of(seq)?)));
+        let Some((place, at)) = found else {
+            self.overtaken = None;
+            return Remedy::Nothing;
+        };
+        if now.since(since) < UPLINK_OVERTAKEN_MAX {
+            return Remedy::Nothing;
+        }
+        let lane = &self.lanes[place];
+        let (look, row) = (Look::at(lane, self, mode, bounds), &lane.waiting()[at]);
+        if look.waits_for_other_than_size(at, row, pace) {
+            return Remedy::Nothing;
+        }
+        let points = gateway::data_points(&row.values);
+        let ready = pace.telemetry_ready_at(&row.device, points, now);
+        if ready > now {
+            wait.until(ready);
+            return match pace.bears_beside_device(points, now) {
+                true => Remedy::Device(row.device.clone()),
+                false => Remedy::Everybody(Next::Wait(*wait)),
+            };
+        }
+        let Some((places, points)) = look.gather(at, row, pace, now) else {
+            self.makes_room = true;
+            return Remedy::Everybody(Next::Wait(*wait));
+        };
+        self.overtaken = None;
+        Remedy::Everybody(self.send_of(place, &places, points, bounds))
+    }
+
+    /// Whether all that is not the reading overtaken has to wait until it has gone.
+    pub(super) fn makes_room(&self) -> bool {
+        self.makes_room
+    }
+
+    /// The readings at `places` of the lane at `place` go.
+    fn send_of(&mut self, place: usize, places: &[usize], points: u32, bounds: &Bounds) -> Next {
+        self.note_turn(place, bounds.fresh_percent);
+        let lane = &mut self.lanes[place];
+        let rows = lane.send(places);
+        let (device, lane) = (rows[0].device.clone(), Some(lane.kind));
+        Next::Send(Parcel { device, lane, rows, points })
     }
 
     /// Whether one more message may be on its way.
@@ -125,9 +211,15 @@ impl Uploader {
         self.flight.len() < window
     }
 
-    /// A reading under suspicion goes once more, with nothing else on its way, as soon as the hub has taken another.
-    fn next_suspect(&mut self, mode: &Mode, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
-        let (row, guessed) = self.poison.due_suspect()?;
+    /// Whether one more message that is not a reading may be on its way.
+    pub(super) fn has_place_aside(&self, bounds: &Bounds) -> bool {
+        self.has_place(bounds) && !self.makes_room
+    }
+
+    /// A reading under suspicion goes once more, with nothing else on its way, as soon as the hub has taken another; so does
+    /// one it has taken, to see whether it takes any.
+    fn next_retry(&mut self, mode: &Mode, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Option<Next> {
+        let (row, guessed) = self.poison.due_retry()?;
         let (row, points) = (row.clone(), gateway::data_points(&row.values));
         if !self.flight.is_empty() {
             return Some(Next::Wait(*wait));
@@ -152,10 +244,17 @@ impl Uploader {
         Some(Next::Send(Parcel { device: row.device.clone(), lane: None, rows: vec![row], points }))
     }
 
+    /// Whether what lies in `lane` is to go before all else and is not read yet.
+    fn awaits_probe(&self, lane: &Lane) -> bool {
+        let is_read = || lane.is_read(&self.settled, self.last_seq);
+        self.is_probing && lane.kind == LaneKind::Fresh && lane.waiting().is_empty() && !is_read()
+    }
+
     /// The lanes' places, whoever has used less of its share first.
     fn lanes_by_turn(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.lanes.len()).collect();
-        places.sort_by_key(|place| self.lanes[*place].used());
+        let is_behind = |lane: &Lane| self.is_probing && lane.kind == LaneKind::Backlog;
+        places.sort_by_key(|place| (is_behind(&self.lanes[*place]), self.lanes[*place].used()));
         places
     }
 
@@ -172,10 +271,8 @@ impl Uploader {
         });
     }
 
-    fn reject_too_large(&mut self, place: usize, at: usize, bounds: &Bounds, now: Mono) {
+    fn reject_unfit(&mut self, place: usize, at: usize, reason: String, now: Mono) {
         let rows = self.lanes[place].send(&[at]);
-        let (bytes, most) = (rows[0].values.len(), bounds.payload_bytes_refused.unwrap_or_default());
-        let reason = format!("its {bytes} bytes do not fit a message, of which the hub takes {most} bytes");
         self.reject(Rejected { seq: rows[0].seq, reason }, now);
         self.lanes[place].let_go(&rows);
     }
@@ -191,7 +288,11 @@ struct Look<'a> {
     busy: BTreeSet<DeviceName>,
 }
 
-impl Look<'_> {
+impl<'a> Look<'a> {
+    fn at(lane: &'a Lane, uploader: &'a Uploader, mode: &'a Mode, bounds: &'a Bounds) -> Self {
+        Self { lane, uploader, mode, bounds, busy: uploader.flight.busy_devices(lane.kind) }
+    }
+
     /// Finds the oldest reading that may go, and what goes with it.
     fn find(mut self, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Found {
         let lane = self.lane;
@@ -222,16 +323,38 @@ impl Look<'_> {
             }
             if ready > now {
                 wait.until(ready);
+                if wait.for_size.is_none() && self.smaller_would_go(row, pace, now) {
+                    wait.for_size = Some(row.seq);
+                }
             } else if self.must_announce(&row.device) {
                 return Found::Announce(row.device.clone());
-            } else if self.is_too_large(row) {
-                return Found::TooLarge(place);
+            } else if let Some(reason) = self.unfitness(row) {
+                return Found::Unfit(place, reason);
             } else if let Some((places, points)) = self.gather(place, row, pace, now) {
                 return Found::Readings { places, points };
+            } else if wait.for_size.is_none() && self.uploader.flight.room_bytes().is_some() {
+                wait.for_size = Some(row.seq);
             }
             self.busy.insert(row.device.clone());
         }
         Found::Nothing
+    }
+
+    /// Whether the rates that keep `row` back would let a reading of one value pass.
+    fn smaller_would_go(&self, row: &Outbound, pace: &mut Pace, now: Mono) -> bool {
+        !self.must_announce(&row.device) && pace.telemetry_ready_at(&row.device, 1, now) <= now
+    }
+
+    /// Whether `row`, at `place`, would have to wait even if it were small.
+    fn waits_for_other_than_size(&self, place: usize, row: &Outbound, pace: &Pace) -> bool {
+        let mut before = self.lane.waiting().iter().take(place);
+        self.busy.contains(&row.device)
+            || self.must_announce(&row.device)
+            || self.unfitness(row).is_some()
+            || self.wants_quiet(row, pace)
+            || self.waits_for_clock(row)
+            || self.uploader.poison.put_off().any(|device| *device == row.device)
+            || before.any(|other| other.device == row.device || self.waits_for_clock(other))
     }
 
     /// Whether `row` is to go after quiet alone: a closed connection would be put down to it.
@@ -249,10 +372,16 @@ impl Look<'_> {
         self.mode.is_gateway() && !self.uploader.presence.is_told(device)
     }
 
-    fn is_too_large(&self, row: &Outbound) -> bool {
+    /// Why `row` can go in no message at all.
+    fn unfitness(&self, row: &Outbound) -> Option<String> {
+        if let Err(error) = TopicName::parse(&self.mode.topic(&row.device)) {
+            return Some(format!("there is no topic for its device: {error}"));
+        }
         let bytes =
             self.mode.envelope_bytes(&row.device) + gateway::reading_bytes(row.time.ts(), &row.values);
-        self.bounds.payload_bytes_refused.is_some_and(|most| bytes > most)
+        let most = self.bounds.payload_bytes_refused.filter(|most| bytes > *most)?;
+        let bytes = row.values.len();
+        Some(format!("its {bytes} bytes do not fit a message, of which the hub takes {most} bytes"))
     }
 
     /// The readings of one message, `head` at `start` first; `None` if even it must wait for an answer.

@@ -10,6 +10,11 @@ pub(super) fn topic(template: &str, device: &DeviceName) -> String {
     template.replace(PLACEHOLDER, device.as_str())
 }
 
+/// Bytes of the longest topic that comes of `template`.
+pub(super) fn topic_bytes_max(template: &str) -> usize {
+    template.len() + template.matches(PLACEHOLDER).count() * DeviceName::BYTES_MAX
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,12 +10,15 @@
 //! ```
 //!
 //! Nobody is rejected while nothing else is taken: a hub that refuses everything is at fault itself. When
-//! [`UPLINK_SUSPECTS`] readings are under suspicion and one more is refused, the uplink pauses and tells people; then those
-//! devices go first of whose readings none was refused yet.
+//! [`UPLINK_SUSPECTS`] readings are under suspicion, or some connections in a row were closed on one, the last one that was
+//! taken goes once more, as the witness: if it is taken again, it is not the hub, which need not be given longer and longer
+//! pauses, and the suspects are judged. Without a witness, or if it is refused, the uplink pauses and tells people; then
+//! those devices go first of whose readings none was refused yet, and of the others one reading from further on in each
+//! attempt, since all of the next ones may be bad.
 
 use crate::{
     ids::{DeviceName, Seq},
-    limits::{UPLINK_SUSPECTS, UPLINK_WINDOW},
+    limits::{UPLINK_SUSPECTS, UPLINK_WINDOW, UPLINK_WITNESS_BYTES},
     record::{Outbound, Rejected},
 };
 
@@ -25,6 +28,10 @@ use super::settled::Settled;
 const STRIKES: u8 = 3;
 /// Closed connections that reject a suspect, another reading being taken before each.
 const STRIKES_OF_SUSPECT: u8 = 2;
+/// Closed connections in a row after which the witness is asked: pauses grow with each.
+const CLOSES_IN_A_ROW: u8 = 4;
+/// Refusals after which the witness is none any more: what was taken once may be unwelcome today.
+const STRIKES_OF_WITNESS: u8 = 2;
 /// Known-bad stretches kept; one more makes the oldest be found again.
 const STRETCHES_MAX: usize = UPLINK_WINDOW as usize;
 
@@ -60,6 +67,12 @@ pub(super) struct Poison {
     alone: usize,
     /// Whether nothing was taken since the hub was found to be at fault.
     hub_at_fault: bool,
+    /// Connections closed on readings since one was taken.
+    closes: u8,
+    /// Attempts since the hub was found to be at fault.
+    probes: u32,
+    /// The last reading that was taken, and how often it was refused since.
+    witness: Option<(Outbound, u8)>,
 }
 
 /// Readings of one device of which at least one is bad.
@@ -86,16 +99,18 @@ struct Suspect {
 impl Poison {
     /// Whether messages must go alone.
     pub(super) fn wants_alone(&self) -> bool {
-        self.alone > 0 || self.stretches.iter().any(|stretch| stretch.guessed)
+        self.alone > 0 || self.hub_at_fault || self.stretches.iter().any(|stretch| stretch.guessed)
     }
 
     /// How many readings of `device` a message that begins at `head` may carry, and the last place it may reach.
     pub(super) fn bounds(&self, device: &DeviceName, head: Seq) -> (usize, Seq) {
         let own = self.stretches.iter().filter(|stretch| stretch.device == *device);
-        let mut bounds = (usize::MAX, Seq(u64::MAX));
+        // While the hub seems to be at fault more of a device would show no more.
+        let most = if self.is_put_off(device) { 1 } else { usize::MAX };
+        let mut bounds = (most, Seq(u64::MAX));
         for stretch in own {
             if (stretch.first..=stretch.last).contains(&head) {
-                return (stretch.count.div_ceil(2), stretch.last);
+                return (stretch.count.div_ceil(2).min(most), stretch.last);
             }
             if head < stretch.first {
                 bounds.1 = bounds.1.min(Seq(stretch.first.0 - 1));
@@ -118,10 +133,29 @@ impl Poison {
         stretches.chain(suspects).filter(|_| self.hub_at_fault)
     }
 
+    fn is_put_off(&self, device: &DeviceName) -> bool {
+        self.put_off().any(|put_off| put_off == device)
+    }
+
+    /// Whether nothing was taken since the hub was found to be at fault.
+    pub(super) fn hub_at_fault(&self) -> bool {
+        self.hub_at_fault
+    }
+
+    /// Which attempt this is, the first being zero, to find a reading that is taken from a hub that seems to be at fault;
+    /// `None` if it does not, or a witness will show whether it is.
+    pub(super) fn next_probe(&mut self) -> Option<u32> {
+        if !self.hub_at_fault || self.witness.is_some() {
+            return None;
+        }
+        self.probes = self.probes.wrapping_add(1);
+        Some(self.probes - 1)
+    }
+
     /// Whether it is being found out which reading the hub closes the connection on, so that nothing else should go
     /// without need.
     pub(super) fn is_judging(&self) -> bool {
-        self.stretches.iter().any(|stretch| stretch.guessed) || self.due_suspect().is_some()
+        self.stretches.iter().any(|stretch| stretch.guessed) || self.due_retry().is_some()
     }
 
     /// Whether a reading of `device` is set aside.
@@ -139,10 +173,19 @@ impl Poison {
         self.suspects.iter().any(|suspect| suspect.row.seq == seq)
     }
 
-    /// A suspect whose time has come, and whether it was closed connections that made it one.
-    pub(super) fn due_suspect(&self) -> Option<(&Outbound, bool)> {
+    /// A reading to be sent once more, alone, and whether a closed connection will be put down to it: a suspect whose time
+    /// has come, or, if all wait for another to be taken and there is room for no more, the witness.
+    pub(super) fn due_retry(&self) -> Option<(&Outbound, bool)> {
         let due = |suspect: &&Suspect| suspect.hub_takes_others && !suspect.on_its_way;
-        self.suspects.iter().find(due).map(|suspect| (&suspect.row, suspect.guessed))
+        let due_suspect = || self.suspects.iter().find(due).map(|suspect| (&suspect.row, suspect.guessed));
+        self.due_witness().or_else(due_suspect)
+    }
+
+    fn due_witness(&self) -> Option<(&Outbound, bool)> {
+        let waits = |suspect: &Suspect| !suspect.hub_takes_others && !suspect.on_its_way;
+        let all_wait = || self.suspects.len() >= UPLINK_SUSPECTS && self.suspects.iter().all(waits);
+        let (row, _) = self.witness.as_ref().filter(|_| self.closes >= CLOSES_IN_A_ROW || all_wait())?;
+        Some((row, self.closes > 0))
     }
 
     /// The suspect `seq` is being sent once more.
@@ -155,8 +198,11 @@ impl Poison {
     /// A message of `rows` was taken.
     pub(super) fn on_taken(&mut self, rows: &[Outbound], settled: &Settled) {
         self.alone = self.alone.saturating_sub(1);
-        self.hub_at_fault = false;
+        (self.hub_at_fault, self.probes, self.closes) = (false, 0, 0);
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
+        if last.values.len() <= UPLINK_WITNESS_BYTES {
+            self.witness = Some((last.clone(), 0));
+        }
         self.suspects.retain(|suspect| suspect.row.seq != first.seq);
         self.suspects.iter_mut().for_each(|suspect| suspect.hub_takes_others = true);
         if self.strikes.is_some_and(|(seq, _)| rows.iter().any(|row| row.seq == seq)) {
@@ -176,8 +222,13 @@ impl Poison {
     pub(super) fn on_refused(&mut self, rows: &[Outbound], refusal: &Refusal, counts: bool) -> Outcome {
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Outcome::Again };
         let guessed = matches!(refusal, Refusal::Guessed(_));
+        self.closes = self.closes.saturating_add(u8::from(guessed));
         if self.is_suspect(first.seq) {
             return self.judge(first.seq, refusal, counts);
+        }
+        if rows.len() == 1 && self.is_put_off(&first.device) {
+            // It was one of many, to see whether the hub takes any.
+            return Outcome::HubAtFault;
         }
         self.stretches.retain(|stretch| {
             stretch.device != first.device || stretch.last < first.seq || last.seq < stretch.first
@@ -192,6 +243,17 @@ impl Poison {
         let (device, count) = (first.device.clone(), rows.len());
         self.stretches.push(Stretch { device, first: first.seq, last: last.seq, count, guessed });
         if self.hub_at_fault { Outcome::HubAtFault } else { Outcome::Again }
+    }
+
+    /// The witness was refused; `counts` says that nothing but the message explains it.
+    pub(super) fn on_witness_refused(&mut self, refusal: &Refusal, counts: bool) -> Outcome {
+        if matches!(refusal, Refusal::Guessed(_)) && !counts {
+            return Outcome::Again;
+        }
+        self.hub_at_fault = true;
+        self.witness = self.witness.take().map(|(row, strikes)| (row, strikes + 1));
+        self.witness = self.witness.take().filter(|(_, strikes)| *strikes < STRIKES_OF_WITNESS);
+        Outcome::HubAtFault
     }
 
     /// The connection was closed on `messages` at once, and it is not clear on which: they go one by one for a while.
@@ -216,6 +278,9 @@ impl Poison {
 
     fn suspect(&mut self, row: &Outbound, guessed: bool) -> Outcome {
         if self.suspects.len() >= UPLINK_SUSPECTS {
+            if self.witness.is_some() {
+                return Outcome::Again;
+            }
             self.hub_at_fault = true;
             return Outcome::HubAtFault;
         }
@@ -273,7 +338,7 @@ mod tests {
         let (mut poison, mut settled) = (Poison::default(), Settled::default());
         let (mut messages, mut rejected) = (0, Vec::new());
         for _ in 0..10_000 {
-            let due = poison.due_suspect().map(|(row, _)| row.clone());
+            let due = poison.due_retry().map(|(row, _)| row.clone());
             let message = match due {
                 Some(row) => {
                     poison.note_retry(row.seq);
@@ -338,12 +403,12 @@ mod tests {
     fn the_last_reading_is_not_rejected_before_another_is_taken() {
         let (mut poison, mut settled) = (Poison::default(), Settled::default());
         assert_eq!(poison.on_refused(&rows(7..=7), &told(), true), Outcome::Suspected);
-        assert!(poison.due_suspect().is_none() && poison.is_suspect(Seq(7)));
+        assert!(poison.due_retry().is_none() && poison.is_suspect(Seq(7)));
         settled.add(Seq(8), Seq(8));
         poison.on_taken(&rows(8..=8), &settled);
-        assert!(poison.due_suspect().is_some());
+        assert!(poison.due_retry().is_some());
         poison.note_retry(Seq(7));
-        assert!(poison.due_suspect().is_none(), "it is on its way");
+        assert!(poison.due_retry().is_none(), "it is on its way");
         let rejected = Rejected { seq: Seq(7), reason: "payload format invalid".to_owned() };
         assert_eq!(poison.on_refused(&rows(7..=7), &told(), true), Outcome::Rejected(rejected));
         assert_eq!(poison.suspects(), 0);
@@ -387,6 +452,6 @@ mod tests {
         poison.on_taken(&rows(8..=8), &settled);
         poison.note_retry(Seq(7));
         poison.on_disconnected();
-        assert!(poison.due_suspect().is_some());
+        assert!(poison.due_retry().is_some());
     }
 }

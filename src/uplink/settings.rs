@@ -39,7 +39,8 @@ pub struct Settings {
     pub keep_alive_s: u16,
     /// How long an answer may take while the link is not known to be slow.
     pub ack_timeout: Duration,
-    /// How long after boot readings whose time is not known yet wait for the clock; `None` if they do not wait.
+    /// How long after boot readings whose time is not known yet wait for the clock, and longer if the hub was away, until it
+    /// was there for [`UPLINK_CLOCK_WAIT_WITH_HUB`](crate::limits::UPLINK_CLOCK_WAIT_WITH_HUB); `None` if they do not wait.
     pub clock_wait: Option<Duration>,
     /// Rates the operator sets; those the hub tells are kept as well.
     pub rates: RateTexts,
@@ -161,7 +162,7 @@ impl Mode {
         match self {
             Self::Gateway { .. } => gateway_mode::TOPIC.len(),
             Self::Device { .. } => device_mode::TOPIC.len(),
-            Self::Plain { topic, .. } => topic.len() + DeviceName::CHARS_MAX * 4,
+            Self::Plain { topic, .. } => plain_mode::topic_bytes_max(topic),
         }
     }
 

@@ -23,6 +23,7 @@ use super::{
     flight::{Content, Flight, InFlight},
     lane::{Lane, LaneKind, LaneSize},
     pacing::Pace,
+    picking::Overtaken,
     poison::{Outcome, Poison, Refusal},
     presence::Presence,
     settings::Order,
@@ -40,8 +41,15 @@ pub(super) struct Uploader {
     pub(super) flight: Flight,
     pub(super) poison: Poison,
     pub(super) presence: Presence,
+    order: Order,
+    /// Whether the fresh lane is where a reading is looked for that the hub takes.
+    pub(super) is_probing: bool,
     /// Where the fresh lane of the last connection had come to.
     fresh_through: Option<Seq>,
+    /// A reading that smaller ones overtake.
+    pub(super) overtaken: Option<Overtaken>,
+    /// Nothing goes until the link bears that reading.
+    pub(super) makes_room: bool,
     reading: Option<u64>,
     tickets: u64,
     unsaved: Unsaved,
@@ -75,6 +83,8 @@ impl Uploader {
         let settled = Settled::new(resumed);
         Self {
             last_seq: last_seq.max(settled.last()),
+            order: settings.order,
+            is_probing: false,
             fresh_through: None,
             settled,
             lanes: Vec::new(),
@@ -82,6 +92,8 @@ impl Uploader {
             flight: Flight::new(settings.flight_bytes, settings.ack_timeout),
             poison: Poison::default(),
             presence: Presence::default(),
+            overtaken: None,
+            makes_room: false,
             reading: None,
             tickets: 0,
             unsaved: Unsaved::default(),
@@ -92,11 +104,17 @@ impl Uploader {
     // ---- the beginning and the end of a connection ------------------------------------------------------
 
     /// Readings may be sent: lanes are laid out over what is not settled.
-    pub(super) fn open(&mut self, order: Order) {
+    pub(super) fn open(&mut self) {
         self.presence.open();
+        self.lay_out_lanes();
+    }
+
+    fn lay_out_lanes(&mut self) {
+        let probe = self.next_probe();
+        self.is_probing = probe.is_some();
         let through = self.settled.through();
         let everything = Lane::new(LaneKind::Backlog, self.lane_size, through, None);
-        self.lanes = match self.fresh_begin(order) {
+        self.lanes = match probe.or_else(|| self.fresh_begin()) {
             None => vec![everything],
             Some(begin) => vec![
                 Lane::new(LaneKind::Backlog, self.lane_size, through, Some(begin)),
@@ -109,8 +127,8 @@ impl Uploader {
     ///
     /// After a short interruption the fresh lane goes on where it was, so that a link that comes and goes does not
     /// leave a gap behind each time.
-    fn fresh_begin(&self, order: Order) -> Option<Seq> {
-        if order == Order::OldestFirst || self.backlog() < UPLINK_FRESH_BACKLOG_MIN {
+    fn fresh_begin(&self) -> Option<Seq> {
+        if self.order == Order::OldestFirst || self.backlog() < UPLINK_FRESH_BACKLOG_MIN {
             return None;
         }
         if let Some(fresh) = self.fresh_through.filter(|fresh| *fresh > self.settled.through())
@@ -121,15 +139,34 @@ impl Uploader {
         (self.settled.stretches() < UPLINK_STRETCHES_IN_MEMORY / 2).then_some(self.last_seq)
     }
 
+    /// Where a reading is looked for that a hub takes which seems to be at fault: the newest, which is what it will get from
+    /// now on, in turn with one further and further into all the gaps between those tried.
+    fn next_probe(&mut self) -> Option<Seq> {
+        let attempt = self.poison.next_probe()?;
+        let (through, last) = (self.settled.through(), self.last_seq);
+        let span = last.0.checked_sub(through.0).filter(|span| *span > 1)?;
+        let part = match attempt % 2 {
+            0 => u32::MAX,
+            // 1, 2, 3, 4 .. are a half, a quarter, three quarters, an eighth of the whole.
+            _ => attempt.div_ceil(2).reverse_bits(),
+        };
+        let steps = (u128::from(span) * u128::from(part)) >> u32::BITS;
+        Some(Seq(through.0 + u64::try_from(steps).unwrap_or(span).min(span - 1)))
+    }
+
     /// The connection is gone: what was on its way is given back for judgement, all else is forgotten.
     pub(super) fn close(&mut self) -> Vec<InFlight> {
-        if let Some(fresh) = self.lanes.iter().find(|lane| lane.kind == LaneKind::Fresh) {
+        if self.is_probing {
+            // Where it has looked is no place to go on from.
+        } else if let Some(fresh) = self.lanes.iter().find(|lane| lane.kind == LaneKind::Fresh) {
             let first_open = self.first_open_from(fresh.begin());
             self.fresh_through = Some(Seq(first_open.0 - 1));
         } else if !self.lanes.is_empty() {
             self.fresh_through = None;
         }
         self.lanes.clear();
+        self.overtaken = None;
+        self.makes_room = false;
         self.reading = None;
         self.presence.close();
         self.poison.on_disconnected();
@@ -234,6 +271,9 @@ impl Uploader {
 
     /// The hub took a message.
     pub(super) fn on_taken(&mut self, message: InFlight, pace: &mut Pace, now: Mono) {
+        if matches!(message.content, Content::Readings { .. }) {
+            self.flight.note_taken(&message, now);
+        }
         match message.content {
             Content::Announcement(device) => self.presence.note_told(device, now),
             Content::Farewell | Content::RpcAnswer => {}
@@ -242,11 +282,15 @@ impl Uploader {
                     self.counts.uploaded += u64::from(!self.settled.contains(row.seq));
                     self.settled.add(row.seq, row.seq);
                 }
-                self.flight.note_taken(message.payload_bytes, now.since(message.sent));
                 self.poison.on_taken(&rows, &self.settled);
                 pace.speed_up();
                 self.let_go(lane, &rows);
                 self.note_unsaved(now);
+                if self.is_probing && !self.poison.hub_at_fault() {
+                    // Nothing else was on its way.
+                    self.reading = None;
+                    self.lay_out_lanes();
+                }
             }
         }
     }
@@ -261,7 +305,11 @@ impl Uploader {
         now: Mono,
     ) -> Option<Outcome> {
         let Content::Readings { lane, rows } = message.content else { return None };
-        let outcome = self.poison.on_refused(&rows, refusal, counts);
+        let is_witness = lane.is_none() && rows.first().is_some_and(|row| !self.poison.is_suspect(row.seq));
+        let outcome = match is_witness {
+            true => self.poison.on_witness_refused(refusal, counts),
+            false => self.poison.on_refused(&rows, refusal, counts),
+        };
         match &outcome {
             Outcome::Again | Outcome::HubAtFault => self.give_back(lane, rows),
             Outcome::Suspected => self.let_go(lane, &rows),

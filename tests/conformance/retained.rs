@@ -20,6 +20,8 @@ use Version::{V5, V311};
 const ONLY_IF_NEW: u8 = 0x10;
 const NEVER: u8 = 0x20;
 const AS_PUBLISHED: u8 = 0x08;
+/// No Local, likewise.
+const NO_LOCAL: u8 = 0x04;
 
 /// Publishes with RETAIN to the end of the exchange.
 #[track_caller]
@@ -469,4 +471,27 @@ fn retained_messages_are_on_offer() {
     // [§3.2.2.3.5]
     let world = World::new();
     assert!(matches!(world.peer(V5, "peer").told_in_connack(0x25), None | Some(1)));
+}
+
+#[test]
+fn no_local_keeps_a_retained_message_from_its_publisher_alone_whenever_it_is_back_mqtt_3_8_3_3_of_5_0() {
+    for gap in [Gap::Reconnect, Gap::Stop, Gap::Kill] {
+        let mut world = World::new();
+        let mut publisher = world.peer(V5, "publisher");
+        retain(&mut publisher, "local/a", 1, "mine");
+        assert_eq!(publisher.subscribe(&[("local/+", NO_LOCAL)]), [0]);
+        assert!(brought(&mut publisher).is_empty(), "it is there still");
+        publisher.leave();
+        world.pass(gap);
+        let mut stranger = world.peer(V5, "stranger");
+        assert_eq!(stranger.subscribe(&[("local/+", NO_LOCAL)]), [0]);
+        stranger.takes("mine");
+        let mut publisher = world.peer(V5, "publisher");
+        assert_eq!(publisher.subscribe(&[("local/+", NO_LOCAL)]), [0]);
+        assert!(brought(&mut publisher).is_empty(), "it is back, {gap:?}");
+        retain(&mut stranger, "local/a", 1, "another's");
+        publisher.takes("another's");
+        assert_eq!(stranger.subscribe(&[("local/#", NO_LOCAL)]), [0]);
+        stranger.hears_nothing();
+    }
 }

@@ -176,6 +176,11 @@ fn a_disk_filled_by_others_holds_up_readings_until_they_make_room_and_loses_none
     gateway.wait_until_drained();
     let arrived = gateway.numbers_at_hub();
     assert!(arrived.iter().copied().eq(0..=more + 1), "{} of {}", arrived.len(), more + 2);
+    // A second time everything goes as it went the first.
+    until_true("space is put by again", Duration::from_secs(20), || ballast.exists());
+    assert!(fs::write(&filler, vec![0u8; 8 << 20]).is_err(), "more than fits does not fit");
+    gateway.fill(V5, more + 2);
+    assert!(!ballast.exists(), "it was given up once more");
     gateway.broker.stop();
 }
 

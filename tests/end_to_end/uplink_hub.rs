@@ -1,7 +1,13 @@
 //! A hub with quirks at the other end, in gateway mode: whatever it does, every reading arrives, each device's in order,
 //! and the gateway knows it in the end.
 
-use std::{collections::BTreeSet, ops::Range, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::{self, Permissions},
+    ops::Range,
+    os::unix::fs::PermissionsExt,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -250,4 +256,71 @@ fn a_hub_that_knows_the_token_only_later_is_asked_again_at_once_on_sighup_and_wh
         site.wait_until_drained();
         assert_eq!(site.check_arrivals(), 0, "{again}");
     }
+}
+
+#[test]
+fn devices_that_go_as_themselves_are_asked_for_again_at_once_as_well() {
+    for again in ["SIGHUP", "uplink set"] {
+        let device = Some("pump".to_owned());
+        let hub = ServedHub::start(Manners { token: "LATER".to_owned(), device, ..Manners::good() });
+        let edge = Broker::start();
+        let set = || edge.must(&["uplink", "set", &hub.url(), "--devices"]);
+        set();
+        edge.must_with_input(&["device", "add", "pump", "--token", "-"], "OF-THE-PUMP");
+        until_true("the hub refuses it", SOON, || {
+            edge.log_lines_with("does not accept our access token") > 0
+        });
+        hub.lock().manners.token = "OF-THE-PUMP".to_owned();
+        let before = hub.lock().connects.len();
+        match again {
+            "SIGHUP" => process::signal(edge.pid(), Signal::HUP),
+            _ => drop(set()),
+        }
+        // It would have waited for twelve seconds at least.
+        until_true("nobody waits", SOON, || hub.lock().connects.len() > before);
+    }
+}
+
+#[test]
+fn a_token_file_that_comes_late_and_one_that_changes_need_no_signal() {
+    let hub = ServedHub::start(Manners::good());
+    let setup = Setup::new();
+    let file = setup.home().path().join("token");
+    let setting = format!("[uplink]\nurl = \"{}\"\ntoken_file = \"token\"\n", hub.url());
+    let edge = setup.setting(&setting).start();
+    assert_eq!(edge.log_lines_with("cannot read"), 1, "{}", edge.log());
+    let write = |token: &str| {
+        // In one step, as who renews a secret does it.
+        let beside = file.with_extension("new");
+        fs::write(&beside, token).expect("written");
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).expect("private");
+        fs::rename(&beside, &file).expect("renamed");
+    };
+    write("WRONG");
+    until_true("it is found", SOON, || edge.log_lines_with("does not accept our access token") > 0);
+    write("TOKEN");
+    until_true("the new one is taken over", SOON, || edge.log_lines_with("has let us in") > 0);
+}
+
+#[test]
+fn readings_that_came_while_the_gateway_was_busy_are_as_many_values_at_the_hub() {
+    let hub = ServedHub::start(Manners::good());
+    let setup = Setup::new();
+    let token = setup.home().path().join("token");
+    fs::write(&token, "TOKEN").expect("written");
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("ours");
+    let uplink = format!("[uplink]\nurl = '{}'\ntoken_file = 'token'\nwait_for_clock_s = 0", hub.url());
+    let edge = setup.setting(&uplink).start();
+    let device = edge.add_device("pump");
+    let mut client = edge.online(V5, &device, "meter");
+    process::signal(edge.pid(), Signal::STOP);
+    for n in 0..20 {
+        client.publish_only("v1/devices/me/telemetry", format!(r#"{{"n":{n}}}"#));
+    }
+    process::signal(edge.pid(), Signal::CONT);
+    for _ in 0..20 {
+        client.packet();
+    }
+    until_true("the hub has everything", SOON, || hub.lock().arrivals.len() >= 20);
+    assert!(hub.lock().kept().into_values().eq((0..20).map(Value::from)));
 }

@@ -205,6 +205,17 @@ pub struct Reaction {
 }
 
 impl Hub {
+    /// What it keeps, as hubs do: one value for a device, a key and a time; what comes later takes the place.
+    pub fn kept(&self) -> BTreeMap<(String, String, i64), serde_json::Value> {
+        let mut kept = BTreeMap::new();
+        for Arrival { device, ts, values } in &self.arrivals {
+            let values: BTreeMap<String, serde_json::Value> =
+                serde_json::from_str(values).expect("an object");
+            kept.extend(values.into_iter().map(|(key, value)| ((device.clone(), key, *ts), value)));
+        }
+        kept
+    }
+
     pub fn new(manners: Manners, seed: u64) -> Self {
         Self {
             manners,

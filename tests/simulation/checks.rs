@@ -15,6 +15,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::machine::data_dir;
 
+pub use clocks::Patience;
+
 /// A reading for life: which stream of readings, and the how-manieth of it. Told in its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReadingId {
@@ -43,6 +45,8 @@ pub struct Sent {
     pub device: DeviceName,
     pub values: String,
     pub device_ts: Option<i64>,
+    /// The first reading of the message it is in.
+    pub message: ReadingId,
     /// Whether its first occurrence keeps to the order of its stream. Wills come when connections end, and QoS 0 on a
     /// connection that was given up may be late, while QoS 1 was by then sent again on the next.
     pub is_ordered: bool,
@@ -81,6 +85,8 @@ pub struct Ledger {
     acked_lately: Vec<ReadingId>,
     /// The store has said of these that they are on disk, or they were found there.
     confirmed: BTreeSet<ReadingId>,
+    /// What was wrong with a time of receipt.
+    mistimed: Option<String>,
 }
 
 impl Ledger {
@@ -106,6 +112,10 @@ impl Ledger {
                 self.places.insert(record.seq, id);
                 self.sure_places.insert(record.seq);
                 self.clocks.note_received(id, record);
+                if let Some(sent) = self.sent.get(&id).filter(|sent| sent.device_ts.is_none()) {
+                    let apart = self.clocks.check_apart(sent.message, record);
+                    self.mistimed = self.mistimed.take().or(apart.err());
+                }
             }
         }
     }
@@ -114,8 +124,11 @@ impl Ledger {
         self.acked.len()
     }
 
-    /// Everything acknowledged in this step had been confirmed by the store.
+    /// Everything acknowledged in this step had been confirmed by the store, and has a good time of receipt.
     pub fn check_step(&mut self) -> Result<(), String> {
+        if let Some(words) = self.mistimed.take() {
+            return Err(words);
+        }
         match self.acked_lately.drain(..).find(|id| !self.confirmed.contains(id)) {
             None => Ok(()),
             Some(id) => Err(format!("LOST: {id:?} was acknowledged and the store has not confirmed it")),
@@ -222,6 +235,7 @@ impl Ledger {
     /// What the program finds in the journal when it starts.
     pub fn note_found(&mut self, rows: BTreeMap<Seq, ReadingId>) {
         self.confirmed.extend(rows.values());
+        self.clocks.begin_again();
         for (seq, id) in &rows {
             if !self.sure_places.contains(seq) {
                 self.clocks.note_found(*id);

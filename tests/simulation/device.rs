@@ -222,8 +222,9 @@ impl Client {
         let id = ReadingId { stream: FIRST_WILL_STREAM + self.stream, number: self.next_will };
         self.next_will += 1;
         let values = id.values("");
-        let (device, device_ts) = (self.name.clone(), None);
-        around.ledger.note_sent(id, Sent { device, values: values.clone(), device_ts, is_ordered: false });
+        let (device, device_ts, message, is_ordered) = (self.name.clone(), None, id, false);
+        let sent = Sent { device, values: values.clone(), device_ts, message, is_ordered };
+        around.ledger.note_sent(id, sent);
         values
     }
 
@@ -336,8 +337,10 @@ impl Client {
                 (self.chance.below(3) == 0).then(|| 1_600_000_000_000 + self.chance.below(1 << 40) as i64);
             let values = id.values(&filler);
             let device = self.name.clone();
-            around.ledger.note_sent(id, Sent { device, values: values.clone(), device_ts, is_ordered });
             readings.push(id);
+            let message = readings[0];
+            let sent = Sent { device, values: values.clone(), device_ts, message, is_ordered };
+            around.ledger.note_sent(id, sent);
             elements.push(match device_ts {
                 Some(ts) => format!("{{\"ts\":{ts},\"values\":{values}}}"),
                 None => values,

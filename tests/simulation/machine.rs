@@ -27,5 +27,6 @@ pub fn options(disk: &Disk, locking: Locking, quarantine_rows: u32, weakened: bo
         exclusive_locking: locking == Locking::Exclusive,
         quarantine_rows,
         weaken_for_tests: weakened,
+        ..StoreOptions::default()
     }
 }

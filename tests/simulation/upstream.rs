@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use forebay::{
     clock::Mono,
+    limits::UPLINK_CLOCK_WAIT_WITH_HUB,
     uplink::{Mode, Order, Secret, Settings},
 };
 
 use crate::{
     chance::Chance,
-    checks::Ledger,
+    checks::{Ledger, Patience},
     faults::Faults,
     hub::{Hub, HubRate, Manners, OnPoison, TooMuch, Version5},
     sabotage::Sabotage,
@@ -73,6 +74,22 @@ pub struct Upstream {
     refusals: u64,
     /// Readings were held back, and others have gone past them.
     has_suspected: bool,
+    there: There,
+    /// That, when each reading came that the ledger was not told of yet.
+    there_then: Vec<There>,
+}
+
+/// For how long the program that runs now has had a way to the hub.
+#[derive(Clone, Copy, Debug, Default)]
+struct There {
+    /// No less than that, in microseconds.
+    us: u64,
+    /// How often it was tried, and with success.
+    attempts: u32,
+    connections: u32,
+    looked_at: u64,
+    /// Whether there may have been a way since.
+    was_there: bool,
 }
 
 impl Upstream {
@@ -106,6 +123,8 @@ impl Upstream {
             noted: 0,
             refusals: 0,
             has_suspected: false,
+            there: There::default(),
+            there_then: Vec::new(),
         }
     }
 
@@ -148,6 +167,7 @@ impl Upstream {
     pub fn lose_gateway(&mut self) {
         self.link = None;
         self.connecting = None;
+        self.there = There::default();
     }
 
     // ---- the hub's end ------------------------------------------------------------------------------------
@@ -168,8 +188,14 @@ impl Upstream {
             self.go_wrong(now, trace);
         }
         self.take_what_arrived(now, trace);
-        for arrival in &self.hub.arrivals[self.noted..] {
-            ledger.note_uploaded(arrival, self.settings.clock_wait)?;
+        self.there.look(now, self.link.is_some());
+        for (arrival, there) in self.hub.arrivals[self.noted..].iter().zip(self.there_then.drain(..)) {
+            let patience = self.settings.clock_wait.map(|wait| Patience {
+                after_boot: wait,
+                with_hub: wait.min(UPLINK_CLOCK_WAIT_WITH_HUB),
+                hub_was_there: there.at_most(wait.min(UPLINK_CLOCK_WAIT_WITH_HUB)),
+            });
+            ledger.note_uploaded(arrival, patience)?;
         }
         self.noted = self.hub.arrivals.len();
         match self.hub.complaints.first() {
@@ -244,6 +270,8 @@ impl Upstream {
             let before = self.hub.arrivals.len();
             let reaction = self.hub.receive(&mut link.at_hub, &bytes, Mono(now));
             let taken = self.hub.arrivals.len() - before;
+            self.there.look(now, true);
+            self.there_then.resize(self.hub.arrivals.len() - self.noted, self.there);
             if taken > 0 {
                 note!(trace, "the hub takes {taken} readings");
                 trace.count("a message the hub takes");
@@ -263,6 +291,7 @@ impl Upstream {
     // ---- the gateway's end --------------------------------------------------------------------------------
 
     pub fn connect(&mut self, now: u64) {
+        self.there.attempts += 1;
         self.link = None;
         let is_answered = !self.is_troubled_by(Trouble::Unanswered);
         let answered = now + self.chance.below(2 * self.pace.latency_max_us + 1);
@@ -277,6 +306,8 @@ impl Upstream {
             let mut link = Established::new(self.hub.accept(Mono(now)));
             link.hub_has_closed = self.is_troubled_by(Trouble::Starting);
             self.link = Some(link);
+            self.there.connections += 1;
+            self.there.was_there = true;
         }
         Some(is_reached)
     }
@@ -333,6 +364,24 @@ impl Upstream {
         }
         self.take_what_arrived(now, trace);
         self.link = None;
+    }
+}
+
+impl There {
+    fn look(&mut self, now: u64, is_there: bool) {
+        let was_there = std::mem::replace(&mut self.was_there, is_there);
+        if was_there || is_there {
+            self.us += now - self.looked_at;
+        }
+        self.looked_at = now;
+    }
+
+    /// How long it was at most, if no connection counts for less than a tenth of `wanted`; `None` if it was never away.
+    fn at_most(&self, wanted: Duration) -> Option<Duration> {
+        if self.attempts <= 1 {
+            return None;
+        }
+        Some(Duration::from_micros(self.us) + wanted / 10 * self.connections)
     }
 }
 

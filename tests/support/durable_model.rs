@@ -88,7 +88,7 @@ impl DurableModel {
                 self.session(session).subscriptions.remove(&filter);
             }
             Change::Message { id, message } => {
-                let message = Arc::new(message.detached());
+                let message = Arc::new(Message::clone(&message).by(None));
                 assert!(self.messages.insert(id, message).is_none(), "a number given twice");
             }
             Change::MessageOver(id) => {
@@ -115,7 +115,7 @@ impl DurableModel {
             Change::Will { session, will, due } => self.session(session).will = Some((*will, due)),
             Change::WillOver(session) => self.session(session).will = None,
             Change::Retained(message) => {
-                self.retained.insert(message.topic().as_str().into(), Arc::new(message.detached()));
+                self.retained.insert(message.topic().as_str().into(), message);
             }
             Change::RetainedOver(topic) => {
                 self.retained.remove(&topic).expect("a message that was retained");

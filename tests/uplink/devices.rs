@@ -7,7 +7,7 @@ use crate::{
     world::{SECOND, World, settings},
 };
 
-fn as_pump() -> Settings {
+pub fn as_pump() -> Settings {
     let template = settings();
     Settings { clock_wait: None, ..Settings::new(Mode::Device { token: own_token(&template) }) }
 }
@@ -20,7 +20,7 @@ fn own_token(settings: &Settings) -> Secret {
     }
 }
 
-fn manners() -> Manners {
+pub fn manners() -> Manners {
     Manners { device: Some("pump".to_owned()), ..Manners::good() }
 }
 

@@ -28,6 +28,47 @@ fn a_link_that_swallows_everything_is_given_up_within_half_a_minute_of_the_next_
 }
 
 #[test]
+fn a_link_that_falls_silent_again_and_again_is_given_up_as_soon_the_last_time_as_the_first() {
+    for slow_bytes in [0, 125] {
+        let mut world = World::new(12, settings(), Manners::good());
+        world.network.bytes_per_second = slow_bytes;
+        world.store_many(&["pump", "fan"], 400);
+        let is_open = |world: &mut World| world.uplink.status(world.now).state.is_open();
+        for round in 0..8 {
+            world.network.swallows = false;
+            assert!(world.run_until(HOUR, is_open), "round {round}");
+            world.network.swallows = true;
+            // Five seconds of them are for the limits that are asked for.
+            let gone = |world: &mut World| !world.uplink.status(world.now).state.is_open();
+            assert!(world.run_until(35 * SECOND, gone), "round {round}, {slow_bytes} bytes a second");
+        }
+        world.network.swallows = false;
+        world.drain(3 * HOUR);
+    }
+}
+
+#[test]
+fn an_answer_to_connect_is_not_waited_for_longer_than_a_minute() {
+    let mut world = World::new(13, settings(), Manners::good());
+    // Too slow to count as quick.
+    world.network.latency = 2 * SECOND;
+    world.store("pump");
+    for _ in 0..8 {
+        world.network.swallows = false;
+        assert!(world.run_until(HOUR, |world| world.uplink.status(world.now).state.is_open()));
+        world.network.swallows = true;
+        world.run_until(HOUR, |world| !world.uplink.status(world.now).state.is_open());
+    }
+    for _ in 0..8 {
+        let is_greeting = |world: &mut World| world.uplink.status(world.now).state == State::Greeting;
+        assert!(world.run_until(HOUR, is_greeting));
+        assert!(world.run_until(61 * SECOND, |world| !is_greeting(world)));
+    }
+    world.network.swallows = false;
+    world.drain(HOUR);
+}
+
+#[test]
 fn an_idle_link_is_kept_alive_and_found_dead_when_it_is() {
     let mut world = World::new(2, settings(), Manners::good());
     world.run(HOUR);

@@ -1,8 +1,11 @@
 //! Readings the hub does not take.
 
+use std::time::Duration;
+
 use forebay::uplink::{Order, Settings, State};
 
 use crate::{
+    devices,
     hub::{Manners, OnPoison, Version5},
     world::{SECOND, World, settings},
 };
@@ -125,6 +128,97 @@ fn devices_with_nothing_but_poison_do_not_hold_up_the_others_for_ever() {
             let is_there = |world: &mut World| world.first_arrivals("good").len() == 300;
             let arrived = world.run_until(12 * 3600 * SECOND, is_there);
             assert!(arrived, "{poison:?} {tells_limits} {order:?}: {:#?}", world.uplink.status(world.now));
+        }
+    }
+}
+
+/// Readings of one device alone, every other device's being somebody else's business: `good` of them, then `bad` the hub
+/// does not take, then good ones again.
+fn only_device(is_own: bool, order: Order, manners: Manners, good: u64, bad: u64) -> World {
+    let (settings, manners) = match is_own {
+        true => (devices::as_pump(), Manners { device: devices::manners().device, ..manners }),
+        false => (settings(), manners),
+    };
+    let mut world = World::new(8, Settings { order, ..settings }, manners);
+    world.store_many(&["pump"], good);
+    world.run(10 * SECOND);
+    world.network.is_up = false;
+    world.cut(forebay::uplink::FailureKind::Reset);
+    (0..bad).for_each(|_| _ = world.store_values("pump", POISON));
+    world.store_many(&["pump"], 300);
+    world.network.is_up = true;
+    world
+}
+
+/// The kinds of hub that do not take a reading, and how long finding fifty such may take.
+fn refusing_hubs() -> [(Manners, Duration); 3] {
+    let manners = |poison, tells_limits| Manners { poison, tells_limits, ..Manners::good() };
+    [
+        (manners(OnPoison::Says, true), 1800 * SECOND),
+        (manners(OnPoison::Closes, true), 6 * 3600 * SECOND),
+        (manners(OnPoison::Closes, false), 6 * 3600 * SECOND),
+    ]
+}
+
+#[test]
+fn more_bad_readings_than_may_be_suspected_do_not_hold_up_the_only_device() {
+    for (manners, span) in refusing_hubs() {
+        for (is_own, order) in
+            [(true, Order::OldestFirst), (true, Order::FreshBeside), (false, Order::OldestFirst)]
+        {
+            for good in [0, 10] {
+                let mut world = only_device(is_own, order, manners.clone(), good, 50);
+                let is_done = |world: &mut World| {
+                    let found = world.rejected.len() + world.uplink.status(world.now).suspected;
+                    found == 50 && world.first_arrivals("pump").len() as u64 == good + 300
+                };
+                let what = format!("{:?} {is_own} {order:?} {good}", manners.poison);
+                let done = world.run_until(span, is_done);
+                assert!(done, "{what}: {:#?}", world.uplink.status(world.now));
+                // The last ones wait for one more to be taken between.
+                for _ in 0..4 {
+                    world.store("pump");
+                    world.run(60 * SECOND);
+                }
+                assert_eq!(world.rejected.len(), 50, "{what}");
+                world.check_promises();
+                let arrivals = world.first_arrivals("pump");
+                let turns = arrivals.windows(2).filter(|pair| pair[1] < pair[0]).count();
+                // Where the hub has never taken anything, one reading shows that it takes any.
+                assert!(turns <= usize::from(good == 0), "{what}: {arrivals:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_readings_beyond_what_is_held_in_memory_are_got_past_as_well() {
+    for order in [Order::OldestFirst, Order::FreshBeside] {
+        let mut world = only_device(true, order, Manners::good(), 0, 600);
+        world.drain(3600 * SECOND);
+        world.run(10 * SECOND);
+        assert_eq!(world.rejected.len(), 600);
+    }
+}
+
+#[test]
+fn a_hub_that_takes_nothing_any_more_has_nothing_of_an_only_device_rejected() {
+    for (manners, _) in refusing_hubs() {
+        for (is_own, good) in [(true, 0), (true, 10), (false, 0), (false, 10)] {
+            let mut world = only_device(is_own, Order::FreshBeside, manners.clone(), good, 0);
+            world.hub.manners.takes_nothing = true;
+            for _ in 0..24 * 6 {
+                world.store("pump");
+                world.run(600 * SECOND);
+            }
+            let status = world.uplink.status(world.now);
+            assert_eq!((status.rejected, status.uploaded), (0, good), "{:?}", manners.poison);
+            assert!(status.alarm.is_some_and(|words| words.contains("no reading at all")));
+            assert!(world.hub.refusals < 2000, "{} refusals", world.hub.refusals);
+            world.hub.manners.takes_nothing = false;
+            let is_done = |world: &mut World| world.first_arrivals("pump").len() as u64 == good + 444;
+            assert!(world.run_until(3600 * SECOND, is_done), "{:#?}", world.uplink.status(world.now));
+            assert!(world.rejected.is_empty());
         }
     }
 }

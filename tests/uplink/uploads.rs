@@ -254,6 +254,21 @@ fn an_ordinary_broker_gets_a_topic_for_each_device_by_number_if_it_takes_numbers
 }
 
 #[test]
+fn readings_of_a_device_that_has_no_topic_are_set_aside_in_words() {
+    let mut settings = settings();
+    let (user_name, password) = (Some(Secret::new("TOKEN")), Some(Secret::new("PASSWORD")));
+    settings.mode = Mode::Plain { topic: format!("site/{}", "{device}".repeat(128)), user_name, password };
+    let manners = Manners { is_plain: true, ..Manners::good() };
+    let long = "\u{1F4A7}".repeat(128);
+    let mut world = World::new(16, settings, manners).with_backlog(&[&long], 3);
+    world.run(60 * SECOND);
+    assert_eq!(world.rejected.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(world.uplink.status(world.now).state, State::UpToDate);
+    let reason = &world.rejected[&1];
+    assert!(reason.starts_with("there is no topic for its device: "), "{reason}");
+}
+
+#[test]
 fn the_status_tells_how_it_goes() {
     let mut world = World::new(14, settings(), Manners::good());
     world.network.is_up = false;

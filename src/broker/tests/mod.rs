@@ -9,6 +9,7 @@ mod gateways;
 mod learning;
 mod pacing;
 mod publishing;
+mod put_off;
 mod retaining;
 mod storing;
 mod sys_topics;

@@ -299,3 +299,21 @@ fn a_full_batch_is_committed_before_more_is_read() {
     assert!(world.commit());
     assert!(world.broker.wants_bytes(fan));
 }
+
+#[test]
+fn messages_of_one_turn_have_milliseconds_of_their_own_and_the_readings_of_one_message_have_one_together() {
+    let mut world = World::new();
+    let (pump, fan) = (world.pump(), world.client(4, FAN_TOKEN, "fan"));
+    let own = r#"{"ts":1700000000000,"values":{"a":1}}"#;
+    for (n, payload) in (1..).zip([r#"{"a":1}"#, r#"[{"a":2},{"a":3}]"#, own, r#"{"a":4}"#]) {
+        world.send(pump, &publish(4, n, payload));
+    }
+    world.send(fan, &publish(4, 1, r#"{"a":1}"#));
+    world.commit();
+    let at_ms = |record: &Record| record.received.as_millis() - world.now.mono.as_millis();
+    assert_eq!(world.stored.iter().map(at_ms).collect::<Vec<_>>(), [0, 1, 1, 0, 2, 0]);
+    // What is ahead stays ahead after the commit.
+    world.send(pump, &publish(4, 5, r#"{"a":5}"#));
+    world.commit();
+    assert_eq!(world.stored[6].received.as_millis(), world.now.mono.as_millis() + 3);
+}

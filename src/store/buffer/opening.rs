@@ -13,7 +13,7 @@ use crate::{
         file_identity::OpenedFiles,
         health,
         open::{self, StoreOptions, WAL_PAGES},
-        retention::{self, Losses},
+        removed::{self, Losses},
         schema::JOURNAL,
         settled,
     },
@@ -72,7 +72,7 @@ fn read_last_seq(connection: &Connection) -> rusqlite::Result<(Seq, Losses)> {
         connection.query_row("SELECT coalesce(max(seq), 0) FROM journal", [], |row| row.get(0))?;
     let in_journal = Seq(u64::try_from(last).unwrap_or(0));
     // Readings may have been removed, and their places are not given again.
-    let (removed, lost) = retention::read_removed(connection)?;
+    let (removed, lost) = removed::read_removed(connection)?;
     Ok((in_journal.max(settled::last_seq(connection)?).max(removed), lost))
 }
 

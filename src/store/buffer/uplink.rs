@@ -30,8 +30,8 @@ impl Buffer {
         self.outbound_of(&Whose::Everybody, stretch).map(|found| found.readings)
     }
 
-    /// Reads readings of some devices only. The search looks at a bounded number of readings, whoever's they are, and
-    /// says how far it has come.
+    /// Reads readings of some devices only, or of everybody. A search looks at a bounded number of readings, whoever's
+    /// they are, and says how far it has come.
     ///
     /// # Errors
     /// As [`Buffer::outbound`].
@@ -98,8 +98,9 @@ impl Buffer {
             .map_err(|error| self.after_failure("begin the marks of devices in the journal", error))
     }
 
-    /// None of `devices` has a mark of its own any more. Everybody's goes back to before the first reading of theirs that
-    /// the hub does not have, so that an uplink that begins now sends it; others may be sent twice.
+    /// None of `devices` has a mark of its own any more. Everybody's goes back to the first of theirs, so that an uplink
+    /// that begins now sends what waits; what the hub has is not read for it. An uplink that runs is to end before it
+    /// settles anything.
     ///
     /// # Errors
     /// As [`Buffer::append`].

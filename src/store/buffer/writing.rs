@@ -9,7 +9,9 @@ use crate::{
         boots::Boot,
         checksum::JournalRow,
         journal_devices::{Fresh, JournalDevices},
-        quarantine, sessions, set_aside, settled,
+        quarantine, sessions,
+        set_aside::{self, SetAsideMax},
+        settled,
     },
 };
 
@@ -26,18 +28,18 @@ pub(super) fn commit(
     connection: &mut Connection,
     devices: &JournalDevices,
     boot: Boot,
-    quarantine_rows: u32,
+    set_aside_max: &SetAsideMax,
     batch: &Batch,
 ) -> rusqlite::Result<Committed> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut fresh = Fresh::default();
     write_records(&transaction, devices, &mut fresh, boot, batch)?;
     let dropped =
-        quarantine::keep(&transaction, devices, &mut fresh, boot, &batch.quarantined, quarantine_rows)?;
+        quarantine::keep(&transaction, devices, &mut fresh, boot, &batch.quarantined, set_aside_max)?;
     sessions::apply(&transaction, boot, &batch.changes)?;
     let mut rejected_dropped = 0;
     for settlement in &batch.settlements {
-        rejected_dropped += settled::write(&transaction, settlement, quarantine_rows)?;
+        rejected_dropped += settled::write(&transaction, settlement, set_aside_max)?;
     }
     set_aside::remove(&transaction, &batch.over)?;
     transaction.commit()?;

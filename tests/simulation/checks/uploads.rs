@@ -1,13 +1,10 @@
 //! What the hub has, what the disk says of it, and what may therefore be gone from the journal.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use forebay::{ids::Seq, record::Settlement};
 
-use super::{Ledger, OnDisk, POISON, ReadingId};
+use super::{Ledger, OnDisk, POISON, Patience, ReadingId};
 use crate::hub::Arrival;
 
 /// What went on to the hub.
@@ -35,7 +32,7 @@ impl AtHub {
 
 impl Ledger {
     /// A reading has arrived at the hub: one that is on disk, as it was sent, and of the right time.
-    pub fn note_uploaded(&mut self, arrival: &Arrival, clock_wait: Option<Duration>) -> Result<(), String> {
+    pub fn note_uploaded(&mut self, arrival: &Arrival, patience: Option<Patience>) -> Result<(), String> {
         let Arrival { device, ts, values } = arrival;
         let id = ReadingId::found_in(values).ok_or_else(|| format!("MADE UP: {values} is uploaded"))?;
         let sent = self.sent.get(&id).ok_or_else(|| format!("MADE UP: nobody sent {id:?}"))?;
@@ -47,7 +44,7 @@ impl Ledger {
                 return Err(format!("CHANGED: {id:?} of {own} is uploaded as of {ts}"));
             }
             Some(_) => {}
-            None => self.clocks.check(id, *ts, clock_wait)?,
+            None => self.clocks.check(id, *ts, patience)?,
         }
         if !self.confirmed.contains(&id) {
             return Err(format!("TOO EARLY: {id:?} is uploaded and the store has not confirmed it"));
