@@ -133,7 +133,8 @@ impl House {
     }
 
     fn tell_lost(&mut self, done: &Housekeeping, now: Mono) {
-        if done.lost.total() > 0 {
+        // What was set aside is told of elsewhere: the hub would not have had it.
+        if done.lost.too_old + done.lost.no_space > 0 {
             self.lost_at = Some(now);
         }
         self.untold += done.lost;

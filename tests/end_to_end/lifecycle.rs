@@ -152,10 +152,16 @@ fn a_broker_that_cannot_listen_never_says_ready() {
 
 #[test]
 fn without_a_watchdog_an_idle_broker_sleeps() {
-    // The device is added first: a change of the registry is looked after for a while.
+    // A change of the registry is looked after for a while: the device is added, and seen for the first time, before.
     let setup = Setup::new();
     let device = setup.home().add_device("pump");
-    let broker = setup.start();
+    let mut broker = setup.start();
+    drop(broker.online(V311, &device, "meter"));
+    until_true("it is noted that the device was seen", SOON, || {
+        !broker.must(&["device", "list", "--json"]).contains("\"last_seen\":null")
+    });
+    broker.stop();
+    broker.restart();
     let mut client = broker.online(V311, &device, "meter");
     assert!(client.ping(SOON));
     let switches = || {
