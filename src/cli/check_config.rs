@@ -5,8 +5,12 @@ use std::{fmt::Write as _, path::PathBuf};
 use clap::Args;
 use forebay::limits::Limits;
 
-use super::{Failure, GlobalArguments, output::print_line, settings::Surroundings};
-use crate::config::Config;
+use super::{
+    Failure, GlobalArguments,
+    output::{print_line, tell},
+    settings::Surroundings,
+};
+use crate::config::{Config, uplink::UplinkConfig};
 
 /// Flags of `forebay check-config`.
 #[derive(Args, Clone, Debug, Default)]
@@ -31,7 +35,9 @@ pub fn run(global: &GlobalArguments, arguments: &CheckConfigArguments) -> Result
     let Some(file) = named else {
         return Err(Failure::Usage("no configuration to check: give `forebay check-config FILE`".to_owned()));
     };
-    Config::load(&file)?;
+    let config = Config::load(&file)?;
+    let mixes = config.uplink.as_ref().and_then(UplinkConfig::mixes_devices);
+    mixes.into_iter().for_each(|words| tell(&format!("warning: {words}")));
     print_line(&format!("{} is fine", file.display()))
 }
 
@@ -115,6 +121,11 @@ const HEAD: &str = r#"# The configuration of forebay. Every key is optional; wha
 # payload_bytes = 65536
 # Seconds of silence after which the other end is asked whether it is there [5 to 3600].
 # keep_alive_s = 60
+# Rates to stay within besides those the other end tells, in its own form: 20 in one second and 600 in sixty. Four fifths
+# of them are used. Messages of readings, values in them, and other messages [default: none].
+# telemetry_rate = "20:1,600:60"
+# values_rate = "100:1,3000:60"
+# message_rate = "10:1"
 
 [limits]
 "#;
@@ -135,7 +146,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::uplink::{ModeConfig, UplinkConfig};
+    use crate::config::uplink::ModeConfig;
 
     fn parse(text: &str) -> Config {
         Config::parse(Path::new("defaults.toml"), text).expect("a valid configuration")
