@@ -161,7 +161,7 @@ limits! {
     /// Bytes of retained messages, their topics included; a message that would need more is not retained.
     retained_bytes: 4_194_304 in 0..=1_073_741_824;
     /// Connections to the hub of devices that are forwarded as themselves, one for each, about 4 kB of memory, 20 kB with
-    /// TLS; further devices are not.
+    /// TLS, and up to 64 KiB more while a backlog is sent; further devices are not.
     uplink_connections: 200 in 0..=10_000;
     /// Log lines for people's attention per ten seconds; the rest are counted.
     log_lines_per_10s: 200 in 1..=1_000_000;

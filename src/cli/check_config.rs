@@ -51,6 +51,8 @@ pub fn run(global: &GlobalArguments, arguments: &CheckConfigArguments) -> Result
         troubles.iter().for_each(|trouble| tell(&format!("forebay: {trouble}")));
         return Err(Failure::Failed(last));
     }
+    let mixes = config.uplink.as_ref().and_then(UplinkConfig::mixes_devices);
+    mixes.into_iter().for_each(|words| tell(&format!("warning: {words}")));
     print_line(&format!("{} is fine", file.display()))
 }
 
@@ -180,6 +182,11 @@ const HEAD: &str = r#"# The configuration of forebay. Every key is optional; wha
 # payload_bytes = 65536
 # Seconds of silence after which the other end is asked whether it is there [5 to 3600].
 # keep_alive_s = 60
+# Rates to stay within besides those the other end tells, in its own form: 20 in one second and 600 in sixty. Four fifths
+# of them are used. Messages of readings, values in them, and other messages [default: none].
+# telemetry_rate = "20:1,600:60"
+# values_rate = "100:1,3000:60"
+# message_rate = "10:1"
 
 [limits]
 "#;

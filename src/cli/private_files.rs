@@ -18,7 +18,7 @@ pub fn write(file: &Path, contents: &[u8]) -> io::Result<()> {
     whole_file::replace(file, contents, 0o600, Owner::OfDirectory)
 }
 
-/// Reads at most `bytes_max` of a secret from `file`, which only its owner may read, unless it lies in `credentials`,
+/// Reads a secret of at most `bytes_max` bytes from `file`, which only its owner may read, unless it lies in `credentials`,
 /// the directory systemd guards.
 ///
 /// # Errors
@@ -47,8 +47,19 @@ pub fn read_secret(file: &Path, credentials: Option<&Path>, bytes_max: u64) -> R
         ));
     }
     let mut bytes = Vec::new();
-    open.take(bytes_max).read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(bytes)
+    open.take(bytes_max + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    whole(bytes, bytes_max, file)
+}
+
+/// `bytes` unless they are more than `bytes_max`: part of a file is never taken for the whole.
+///
+/// # Errors
+/// If they are, in words that name `file`.
+pub fn whole(bytes: Vec<u8>, bytes_max: u64, file: &Path) -> Result<Vec<u8>, String> {
+    match bytes.len() as u64 > bytes_max {
+        true => Err(format!("cannot use {}: it has more than {bytes_max} bytes", file.display())),
+        false => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -73,10 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_read_than_wanted() {
+    fn a_secret_is_read_whole_or_not_at_all() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("secret");
-        write(&file, &[b'x'; 5000]).expect("written");
-        assert_eq!(read_secret(&file, None, 100).expect("read").len(), 100);
+        write(&file, b"HUSH").expect("written");
+        assert_eq!(read_secret(&file, None, 4), Ok(b"HUSH".to_vec()));
+        let words = read_secret(&file, None, 3).expect_err("it would be cut");
+        assert!(words.contains("secret: it has more than 3 bytes") && !words.contains("HUSH"), "{words}");
     }
 }

@@ -167,6 +167,7 @@ fn set(dir: &Path, arguments: &SetArguments) -> Result<(), Failure> {
     }
     private_files::write(&settings, text.as_bytes()).map_err(|error| failed(&settings, error))?;
     tell(&format!("readings go to {} from now on, those that wait already included", config.url));
+    config.mixes_devices().into_iter().for_each(|words| tell(&format!("warning: {words}")));
     Ok(())
 }
 
@@ -281,9 +282,9 @@ fn secret(file: &Path) -> Result<Token, Failure> {
 fn copy(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     File::open(file)
-        .and_then(|open| open.take(COPY_BYTES_MAX).read_to_end(&mut bytes))
+        .and_then(|open| open.take(COPY_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(|error| Failure::Failed(format!("cannot read {}: {error}", file.display())))?;
-    Ok(bytes)
+    private_files::whole(bytes, COPY_BYTES_MAX, file).map_err(Failure::Failed)
 }
 
 fn url(text: &str) -> Result<HubUrl, String> {
@@ -426,6 +427,19 @@ mod tests {
         assert!(config.learn && config.mode == ModeConfig::Device && learns(&config));
         let plain = "forebay uplink set mqtt://hub --plain --topic t --learn";
         assert!(Arguments::try_parse_from(plain.split(' ')).is_err());
+    }
+
+    #[test]
+    fn a_file_is_copied_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let bytes_max = usize::try_from(COPY_BYTES_MAX).expect("small");
+        let file = write(dir.path(), "ca.pem", &"x".repeat(bytes_max));
+        assert_eq!(copy(&file).map(|bytes| bytes.len()), Ok(bytes_max));
+        let file = write(dir.path(), "ca.pem", &"x".repeat(bytes_max + 1));
+        let Err(Failure::Failed(words)) = copy(&file) else { panic!("it is cut") };
+        assert!(words.contains("ca.pem: it has more than 1048576 bytes"), "{words}");
+        let Err(words) = private_files::read_secret(&file, None, COPY_BYTES_MAX) else { panic!("it is cut") };
+        assert!(words.contains("more than 1048576 bytes"), "{words}");
     }
 
     #[test]

@@ -92,6 +92,9 @@ pub fn setup(config: &UplinkConfig, credentials: Option<&Path>) -> Result<Uplink
             })
         }
     };
+    if let Some(words) = config.mixes_devices() {
+        log::warn!("{words}");
+    }
     let url = &config.url;
     let tls = url.tls.then(|| HubTls::load(&url.host, &trust(config))).transpose();
     let tls = tls.map_err(|error| error.to_string())?;
@@ -121,6 +124,7 @@ fn settings(config: &UplinkConfig, mode: Mode, client_id: String) -> Settings {
         fresh_percent: config.fresh_share,
         payload_bytes: config.payload_bytes as usize,
         keep_alive_s: config.keep_alive_s,
+        rates: config.rates.clone(),
         clock_wait: Some(clock_wait).filter(|wait| !wait.is_zero()),
         ..Settings::new(mode)
     }

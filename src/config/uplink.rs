@@ -9,11 +9,14 @@ use std::{
 };
 
 use forebay::{
+    device_api::gateway::Rate,
     ids::DeviceName,
-    limits::{UPLINK_CLOCK_WAIT, UPLINK_FRESH_PERCENT, UPLINK_KEEP_ALIVE_S, UPLINK_PAYLOAD_BYTES},
+    limits::{
+        RATE_WINDOWS_MAX, UPLINK_CLOCK_WAIT, UPLINK_FRESH_PERCENT, UPLINK_KEEP_ALIVE_S, UPLINK_PAYLOAD_BYTES,
+    },
     mqtt::TopicName,
     net::pin::Pin,
-    uplink::Order,
+    uplink::{Order, RateTexts},
 };
 use toml::de::DeTable;
 
@@ -55,6 +58,8 @@ pub struct UplinkConfig {
     pub payload_bytes: u32,
     /// `keep_alive_s`.
     pub keep_alive_s: u16,
+    /// `telemetry_rate`, `values_rate` and `message_rate`.
+    pub rates: RateTexts,
 }
 
 /// What is at the other end.
@@ -75,7 +80,8 @@ pub enum ModeConfig {
 
 /// The keys of `[uplink]`.
 const KEYS: &str = "url, mode, learn, token_file, ca_file, client_certificate, client_key, pin, topic, username, \
-                    password_file, client_id, order, fresh_share, wait_for_clock_s, payload_bytes and keep_alive_s";
+                    password_file, client_id, order, fresh_share, wait_for_clock_s, payload_bytes, keep_alive_s, \
+                    telemetry_rate, values_rate and message_rate";
 const MODES: &str = "one of \"gateway\", \"device\" and \"plain\"";
 const ORDERS: &str = "one of \"fresh-first\" and \"oldest-first\"";
 /// Longest client id and user name, in bytes.
@@ -112,6 +118,7 @@ struct Found {
     wait_for_clock_s: Option<i64>,
     payload_bytes: Option<i64>,
     keep_alive_s: Option<i64>,
+    rates: RateTexts,
 }
 
 impl UplinkConfig {
@@ -132,7 +139,18 @@ impl UplinkConfig {
             wait_for_clock_s: UPLINK_CLOCK_WAIT.as_secs() as u32,
             payload_bytes: UPLINK_PAYLOAD_BYTES as u32,
             keep_alive_s: UPLINK_KEEP_ALIVE_S,
+            rates: RateTexts::default(),
         }
+    }
+
+    /// What is to be said if readings of all devices go to one topic, where nobody can tell whose they are: as it should
+    /// be for one device and a receiver with a topic of its own choice, and a mistake for more.
+    pub fn mixes_devices(&self) -> Option<&'static str> {
+        let ModeConfig::Plain { topic, .. } = &self.mode else { return None };
+        (!topic.contains(DEVICE_PLACEHOLDER)).then_some(
+            "the uplink's `topic` has no `{device}`: readings of all devices go to one topic, and nothing there tells \
+             whose they are",
+        )
     }
 
     /// Reads the table, which begins at `start` of `file`.
@@ -174,6 +192,9 @@ impl UplinkConfig {
                 }
                 "payload_bytes" => found.payload_bytes = Some(in_range(&name, value, PAYLOAD_BYTES)?),
                 "keep_alive_s" => found.keep_alive_s = Some(in_range(&name, value, KEEP_ALIVE_S)?),
+                "telemetry_rate" => found.rates.telemetry_messages = rates(&name, value)?,
+                "values_rate" => found.rates.data_points = rates(&name, value)?,
+                "message_rate" => found.rates.messages = rates(&name, value)?,
                 "token" | "password" => {
                     let words = "a secret has no place in a configuration; put it into a file that only its owner \
                                  may read, and name that in `token_file` or `password_file`";
@@ -312,6 +333,7 @@ impl Found {
             wait_for_clock_s: given(self.wait_for_clock_s, defaults.wait_for_clock_s),
             payload_bytes: given(self.payload_bytes, defaults.payload_bytes),
             keep_alive_s: given(self.keep_alive_s, defaults.keep_alive_s),
+            rates: self.rates,
             ..defaults
         })
     }
@@ -339,6 +361,20 @@ fn url(key: &str, value: &Value<'_>) -> Located<HubUrl> {
     match text(key, value)?.parse() {
         Ok(url) => Ok(url),
         Err(error) => unusable(key, value, format!("{error}")),
+    }
+}
+
+fn rates(key: &str, value: &Value<'_>) -> Located<String> {
+    let text = text(key, value)?;
+    match Rate::parse_list(&text).len() == text.split(',').count() {
+        true => Ok(text),
+        false => {
+            let words = format!(
+                "must be rates as the hub writes them, \"20:1,600:60\" for 20 in one second and 600 in sixty, \
+                 {RATE_WINDOWS_MAX} of them at most"
+            );
+            unusable(key, value, words)
+        }
     }
 }
 
@@ -441,7 +477,8 @@ mod tests {
             "url = 'mqtts://hub:1'\nmode = 'plain'\ntopic = 'site/{{device}}/t'\nusername = 'gateway'\n\
              password_file = 'p'\nca_file = 'ca.pem'\nclient_certificate = '/c.pem'\nclient_key = '/c.key'\n\
              pin = '{pin}'\nclient_id = 'one'\norder = 'oldest-first'\nfresh_share = 50\nwait_for_clock_s = 0\n\
-             payload_bytes = 2048\nkeep_alive_s = 30\n"
+             payload_bytes = 2048\nkeep_alive_s = 30\n\
+             telemetry_rate = '20:1,600:60'\nvalues_rate = '100:1'\nmessage_rate = '5:1'\n"
         ))
         .expect("valid");
         let topic = "site/{device}/t".to_owned();
@@ -457,6 +494,11 @@ mod tests {
             wait_for_clock_s: 0,
             payload_bytes: 2048,
             keep_alive_s: 30,
+            rates: RateTexts {
+                messages: "5:1".to_owned(),
+                telemetry_messages: "20:1,600:60".to_owned(),
+                data_points: "100:1".to_owned(),
+            },
             ..UplinkConfig::new(url("mqtts://hub:1"), mode)
         };
         assert_eq!(config, expected);
@@ -506,12 +548,25 @@ mod tests {
             ("wait_for_clock_s = -1", "uplink.wait_for_clock_s: must be a whole number"),
             ("payload_bytes = 10", "uplink.payload_bytes: must be a whole number from 1024"),
             ("keep_alive_s = 1.5", "uplink.keep_alive_s: must be a whole number"),
+            ("telemetry_rate = '20'", "uplink.telemetry_rate: must be rates as the hub writes them"),
+            ("values_rate = '20:1,'", "uplink.values_rate: must be rates as the hub writes them"),
             ("client_id = \"a\\nb\"", "uplink.client_id: has at most"),
             ("tokenfile = 'a'", "uplink.tokenfile: no such key; allowed here: url, mode, "),
         ] {
             let message = refusal(&format!("{line}\n"));
             assert!(message.starts_with(&format!("2: {words}")), "{message}");
         }
+    }
+
+    #[test]
+    fn one_topic_for_all_devices_is_allowed_with_a_word_about_it() {
+        let mixes = |topic: &str| {
+            let config =
+                parse(&format!("url = 'mqtt://h'\nmode = 'plain'\ntopic = '{topic}'\n")).expect("valid");
+            config.mixes_devices().is_some()
+        };
+        assert!(mixes("all") && !mixes("site/{device}/t"));
+        assert_eq!(parse("url = 'mqtt://h'\n").map(|config| config.mixes_devices()), Ok(None));
     }
 
     #[test]
