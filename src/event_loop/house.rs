@@ -193,6 +193,9 @@ impl EventLoop {
                 self.house.trouble.clear();
                 self.house.tell_lost(&done, now.mono);
                 self.house.plan(&done, now.mono);
+                if done.makes_room {
+                    self.uploading.settle_now();
+                }
                 self.tell_full(done.is_full);
             }
             Err(error @ StoreError::Full(_)) if self.house.release_ballast(&error, now.mono) => {}

@@ -231,10 +231,13 @@ impl Uploading {
 
     /// The same, whether or not a later commit would do: there may be none.
     fn poll_last_settlements(&mut self) -> Vec<Settlement> {
-        for running in self.all_mut() {
-            running.uplink.settle_now();
-        }
+        self.settle_now();
         self.poll_settlements()
+    }
+
+    /// What became of readings goes with the next commit, and if there is none now, with one of its own.
+    pub(super) fn settle_now(&mut self) {
+        self.all_mut().for_each(|running| running.uplink.settle_now());
     }
 
     /// The same, if a commit is to be made for it alone.

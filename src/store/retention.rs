@@ -27,9 +27,9 @@ pub(super) const SWEEP_WAIT: Duration = Duration::from_secs(60);
 /// What a reading takes beside its values, roughly.
 pub(super) const ROW_BYTES: u64 = 32;
 /// The last readings stay whatever the room, since something else than readings fills the file: so many at most, and not
-/// more than fill this part of the room.
+/// more than fill this part of the room; what is on its way to the hub is among them.
 const ROWS_KEPT: i64 = 1000;
-const KEPT_SHARE: u64 = 4;
+const KEPT_SHARE: u64 = 2;
 /// Readings looked at to see how large the last ones are.
 const SAMPLES: i64 = 20;
 /// Free pages for which the file is worth shrinking, if they are half of it.
@@ -52,6 +52,8 @@ pub struct Housekeeping {
     pub is_full: bool,
     /// The file system has less free space than it should: it is to be looked at again before long.
     pub is_tight: bool,
+    /// Room is being made: what the hub has is best said to be so before more is dropped.
+    pub makes_room: bool,
     /// When to call again.
     pub next: NextStep,
 }
@@ -153,7 +155,8 @@ pub(super) fn step(
     house.is_full &= house.making_room;
     (house.short_bytes, house.is_tight) = (room.short_bytes(), room.is_tight);
     house.sets_less_aside = house.making_room && set_aside::exceeds(connection, &SetAsideMax::WHEN_SHORT)?;
-    let mut done = Housekeeping { is_tight: room.is_tight, ..Housekeeping::default() };
+    let mut done =
+        Housekeeping { is_tight: room.is_tight, makes_room: house.making_room, ..Housekeeping::default() };
     let Some(front) = front else {
         done.next = shrink(connection, house, &room, orders)?;
         return Ok(done);
@@ -379,9 +382,9 @@ impl Room {
         was_too_large || all > self.cap || is_mostly_free || (self.is_tight && free > 2 * self.spare())
     }
 
-    /// Free pages that stay in the file.
+    /// Free pages that stay in the file: not more than room is left for before more is made.
     fn spare(&self) -> i64 {
-        if self.is_tight { 2 * PAGES_WHEN_TIGHT } else { self.slack }
+        if self.is_tight { 2 * PAGES_WHEN_TIGHT } else { self.slack / 2 }
     }
 }
 

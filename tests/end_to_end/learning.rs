@@ -107,7 +107,7 @@ fn a_device_the_hub_knows_is_let_in_and_works_on_without_the_hub() {
     assert_eq!(counters(&edge), [1, 0, 0]);
     until_true("it is told", SOON, || edge.log_lines_with("learnt learned-1") == 1);
     let status = edge.run(&["status"]);
-    assert!(stdout(&status).contains("1 devices learnt from the hub"), "{}", stdout(&status));
+    assert!(stdout(&status).contains("1 device learnt from the hub"), "{}", stdout(&status));
     // What was sent and is settled here need not be sent again.
     until_true("the edge knows it", SOON, || {
         edge.count("SELECT count(*) FROM settled_devices WHERE through >= 20") == 1

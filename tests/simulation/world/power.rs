@@ -147,6 +147,7 @@ impl World {
         }
         self.summary.restarts += 1;
         let gateway = self.gateway.take();
+        self.note_clock();
         let turn = gateway.map(|gateway| gateway.drain(&mut self.room()));
         if turn == Some(Turn::PowerLost) {
             self.revive_disk_if_gone();
