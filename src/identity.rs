@@ -75,7 +75,7 @@ pub struct DeviceGrants {
     pub subscribe: Vec<String>,
 }
 
-/// SHA-256 of an access token; the token itself is never stored.
+/// SHA-256 of an access token, which is all the registry holds of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash(pub [u8; 32]);
 
@@ -113,7 +113,8 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// An access token in the clear: made or read by the command line, shown once, never stored.
+/// An access token in the clear: made or read by the command line and shown once. Three files may keep some, for their
+/// owner only: `uplink-tokens` (devices forwarded as themselves), `uplink.token` (ours at the hub), `demo.token`.
 ///
 /// `Debug` hides it; [`Token::reveal`] is the one way to see it.
 #[derive(Clone, PartialEq, Eq)]

@@ -390,7 +390,7 @@ fn is_http(bytes: &[u8]) -> bool {
     HTTP_METHODS.iter().any(|method| bytes.starts_with(method))
 }
 
-/// A client id no other client has and nobody can foresee. [MQTT-3.1.3-6]
+/// A client id no other client has. [MQTT-3.1.3-6]
 fn assigned_client_id(seed: u64, count: u64, conn: ConnId) -> String {
     let mut z = seed ^ count.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(conn.slot) << 32;
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

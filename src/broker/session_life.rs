@@ -94,7 +94,7 @@ impl Broker {
         session.conn = None;
         session.offline_since = now.mono;
         let before = session.outgoing.bytes();
-        session.outgoing.take_unkept();
+        session.outgoing.drop_unkept();
         let after = session.outgoing.bytes();
         self.queued_bytes -= before;
         self.offline_bytes += after;

@@ -97,12 +97,12 @@ impl Group {
         Some(self.members[chosen])
     }
 
-    /// Gives back whether the member is new; it comes after the others.
     /// Whether there is a member that `takes`.
     pub fn any_member(&self, takes: impl Fn(SessionSlot) -> bool) -> bool {
         self.members.iter().any(|(member, _)| takes(*member))
     }
 
+    /// Gives back whether the member is new; it comes after the others.
     fn insert(&mut self, subscriber: SessionSlot, terms: Terms) -> bool {
         match self.members.iter_mut().find(|(other, _)| *other == subscriber) {
             Some((_, before)) => {

@@ -1,6 +1,6 @@
-//! The one token that is kept in the clear: that of a quickstart's device, so that its second run can print it again.
+//! The token of a quickstart's device, kept in the clear so that its second run can print it again.
 //!
-//! Written by `forebay quickstart` only, to a file of mode 0600 in the data directory. Every other token is shown once.
+//! Written by `forebay quickstart` only, to a file of mode 0600 in the data directory.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! The one connection this program makes itself: to the hub, with or without TLS, never waiting.
+//! A connection this program makes itself: to the hub, with or without TLS, never waiting.
 //!
 //! It begins before TCP is up: [`Upstream::advance`] says when it is, and TLS with it. From then on it reads and writes
 //! as a client's [`Connection`](super::connection::Connection) does. It knows no MQTT.
@@ -90,11 +90,6 @@ impl Upstream {
         let alive = self.life != Life::Over;
         self.readable |= readable && alive;
         self.writable |= writable && alive;
-    }
-
-    /// Whether TCP, and TLS if there is any, is up.
-    pub fn is_established(&self) -> bool {
-        self.life == Life::Established
     }
 
     /// Whether TCP is up, be TLS or not.

@@ -356,8 +356,8 @@ impl Outgoing {
         expired
     }
 
-    /// Takes what waits and is kept nowhere but here: QoS 0, which nobody keeps for a client that is gone.
-    pub fn take_unkept(&mut self) {
+    /// Drops what waits and is kept nowhere but here: QoS 0, which nobody keeps for a client that is gone.
+    pub fn drop_unkept(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting = waiting.into_iter().filter(|delivery| delivery.place.is_some()).collect();
         self.waiting_bytes = self.waiting.iter().map(Delivery::bytes).sum();

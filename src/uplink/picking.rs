@@ -244,16 +244,22 @@ impl Uploader {
         Some(Next::Send(Parcel { device: row.device.clone(), lane: None, rows: vec![row], points }))
     }
 
+    /// Whether `lane` is where a reading is looked for that the hub takes, of those devices whose last were refused.
+    fn is_probe(&self, lane: &Lane) -> bool {
+        self.is_probing && lane.kind == LaneKind::Fresh
+    }
+
     /// Whether what lies in `lane` is to go before all else and is not read yet.
     fn awaits_probe(&self, lane: &Lane) -> bool {
-        let is_read = || lane.is_read(&self.settled, self.last_seq);
-        self.is_probing && lane.kind == LaneKind::Fresh && lane.waiting().is_empty() && !is_read()
+        self.is_probe(lane) && lane.waiting().is_empty() && !lane.is_read(&self.settled, self.last_seq)
     }
 
     /// The lanes' places, whoever has used less of its share first.
     fn lanes_by_turn(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.lanes.len()).collect();
-        let is_behind = |lane: &Lane| self.is_probing && lane.kind == LaneKind::Backlog;
+        let put_off: BTreeSet<&DeviceName> = self.poison.put_off().collect();
+        let has_others = |lane: &Lane| lane.waiting().iter().any(|row| !put_off.contains(&row.device));
+        let is_behind = |lane: &Lane| self.is_probing && lane.kind == LaneKind::Backlog && !has_others(lane);
         places.sort_by_key(|place| (is_behind(&self.lanes[*place]), self.lanes[*place].used()));
         places
     }
@@ -297,8 +303,12 @@ impl<'a> Look<'a> {
     fn find(mut self, pace: &mut Pace, wait: &mut Wait, now: Mono) -> Found {
         let lane = self.lane;
         let put_off: BTreeSet<&DeviceName> = self.uploader.poison.put_off().collect();
-        if lane.waiting().iter().any(|row| !put_off.contains(&row.device)) {
-            self.busy.extend(put_off.into_iter().cloned());
+        let others = || lane.waiting().iter().filter(|row| !put_off.contains(&row.device));
+        if self.uploader.is_probe(lane) {
+            // They go where they have come to, in order.
+            self.busy.extend(others().map(|row| row.device.clone()));
+        } else if others().next().is_some() {
+            self.busy.extend(put_off.iter().copied().cloned());
         }
         for (device, until) in self.uploader.held().iter().filter(|(_, until)| **until > now) {
             wait.until(*until);

@@ -25,7 +25,8 @@ impl Gateway {
         for socket in self.sockets.values() {
             let silence = room.now.mono.since(socket.last_read);
             if let Some(longest) = self.longest_silence(socket.link, room.network)
-                && silence > longest + PUT_OFF_MAX
+                // What was read last may have waited for the client to read, for all but as long again.
+                && silence > 2 * longest + PUT_OFF_MAX
             {
                 self.broken =
                     Some(format!("KEEP-ALIVE: {:?} is silent for {silence:?} of {longest:?}", socket.conn));
